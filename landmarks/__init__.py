@@ -1,0 +1,1 @@
+"""Landmark retrieval: describe photos, search, re-rank and score."""

@@ -1,0 +1,130 @@
+"""The catalog of a dataset: which photos there are, of which landmark, and which files are not photos."""
+
+import csv
+import hashlib
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from tqdm import tqdm
+
+from landmarks.errors import InputError
+from landmarks.files import replacing
+from landmarks.images import decode, in_order
+
+HEADER = ("image_path", "class_image")
+
+
+class Photo(NamedTuple):
+    """A row of `data/catalog.csv` and `data/splits/*.csv`."""
+
+    image_path: str
+    """Relative to the root of the repository, with `/`."""
+    class_image: str
+    """The landmark: the name of the first folder below `images/`, any Unicode."""
+
+
+class Rejected(NamedTuple):
+    """A row of `data/rejected.csv`."""
+
+    path: str
+    reason: str
+
+
+def scan(images: Path, max_pixels: int) -> tuple[list[Photo], list[Rejected]]:
+    """Sort every file below `images` into photos and rejected files, both by path.
+
+    Each photo is proved to decode whole. Hidden files and folders are ignored. Of photos that are
+    the same byte for byte the first one by path stays. Raises `InputError` where `images` is missing,
+    holds no class folder or no usable photo.
+    """
+    expected = f"expected one folder of photos per landmark, as in {images.as_posix()}/<landmark>/photo.jpg"
+    if not images.is_dir():
+        raise InputError(f"{images.as_posix()}: no such folder; {expected}")
+    if not any(entry.is_dir() and not entry.name.startswith(".") for entry in images.iterdir()):
+        raise InputError(f"{images.as_posix()}: no class folder in it; {expected}")
+
+    files = sorted(_visible_files(images), key=lambda path: path.as_posix())
+    checks = in_order(lambda path: _check(path, images, max_pixels), files)
+    photos: list[Photo] = []
+    rejected: list[Rejected] = []
+    first_with: dict[bytes, str] = {}
+    for path, (digest, reason) in zip(
+        files, tqdm(checks, "checking photos", len(files), unit="photo"), strict=True
+    ):
+        name = path.as_posix()
+        if not reason and (first := first_with.setdefault(digest, name)) != name:
+            reason = f"the same photo, byte for byte, as {first}"
+        if reason:
+            rejected.append(Rejected(os.fsencode(name).decode("utf-8", "backslashreplace"), reason))
+        else:
+            photos.append(Photo(name, path.relative_to(images).parts[0]))
+    if not photos:
+        raise InputError(
+            f"{images.as_posix()}: none of its {len(files)} files is a usable photo"
+            + (f" ({rejected[0].path}: {rejected[0].reason})" if rejected else "")
+            + f"; {expected}"
+        )
+    return photos, rejected
+
+
+def _visible_files(folder: Path) -> Iterator[Path]:
+    for parent, folders, names in os.walk(folder, followlinks=True, onerror=_refuse):
+        folders[:] = sorted(
+            name for name in folders if not name.startswith(".") and not _leads_back(Path(parent, name))
+        )
+        yield from (Path(parent, name) for name in names if not name.startswith("."))
+
+
+def _refuse(error: OSError) -> None:
+    raise InputError(f"{error.filename}: cannot be read ({error.strerror})")
+
+
+def _leads_back(folder: Path) -> bool:
+    """Whether `folder` is a link to a folder above it, which would be walked for ever."""
+    return folder.is_symlink() and any(folder.samefile(above) for above in folder.absolute().parents)
+
+
+def _check(path: Path, images: Path, max_pixels: int) -> tuple[bytes, str]:
+    """The digest of the content, and why the file is not a photo of a landmark, or ''."""
+    if path.parent == images:
+        return b"", "lies in no class folder"
+    try:
+        path.as_posix().encode()
+    except UnicodeEncodeError:
+        return b"", "its name is not UTF-8"
+    try:
+        decode(path, max_pixels)
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").digest(), ""
+    except (ValueError, OSError) as error:
+        return b"", str(error)
+
+
+def write_rows(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Write a CSV file in UTF-8: `header`, then `rows`."""
+    with replacing(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(header)
+        writer.writerows(rows)
+
+
+def read_photos(path: Path) -> list[Photo]:
+    """Read a file of photos. Every value is text: a class `001` or `NA` stays what it is.
+
+    Raises `InputError` where the file is missing, not UTF-8, or its columns are not `HEADER`.
+    """
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            header, *rows = list(csv.reader(file)) or [[]]
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file; `dvc repro` makes it") from None
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{path}: not a CSV file in UTF-8 ({error})") from None
+    if tuple(header) != HEADER:
+        raise InputError(f"{path}: the header is {','.join(header)!r}, expected {','.join(HEADER)!r}")
+    for number, row in enumerate(rows, 2):
+        if len(row) != len(HEADER) or not all(row):
+            raise InputError(f"{path}, row {number}: {row} is not an image path and a class")
+    return [Photo(*row) for row in rows]

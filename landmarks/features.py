@@ -1,0 +1,190 @@
+"""The HDF5 feature store: the descriptors of a part of the photos, row by row in CSV order."""
+
+import hashlib
+import io
+import json
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from landmarks.catalog import Photo
+from landmarks.describers import Describer
+from landmarks.errors import InputError
+from landmarks.files import explained, replacing
+
+BLOCK_BYTES = 16 << 20
+
+log = logging.getLogger(__name__)
+
+
+class Store(NamedTuple):
+    """An open feature store; `features` is read from the file where it is sliced."""
+
+    features: h5py.Dataset
+    """float32 (N, D)."""
+    photos: list[Photo]
+    attributes: dict[str, Any]
+
+
+def extract(
+    path: Path, photos: Sequence[Photo], describer: Describer, attributes: Mapping[str, Any], batch_size: int
+) -> None:
+    """Describe `photos` and write their store to `path`.
+
+    Batches go to `<path>.partial` as they come, and a later call with the same photos, attributes and
+    batch size goes on after the last whole batch. The store itself is written in one go at the end, so
+    its bytes do not depend on interruptions. Raises `InputError` where a photo is gone or does not
+    decode, a descriptor is not finite, or the disk is full.
+    """
+    partial = path.with_name(path.name + ".partial")
+    with explained(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _describe(partial, photos, describer, _fingerprint(photos, attributes, batch_size), batch_size)
+        rows = np.memmap(partial, np.float32, "r", _HEADER, (len(photos), describer.dimensions))
+        with writing_hdf5(path) as file:
+            _write(file, rows, photos, attributes)
+        partial.unlink()
+
+
+_HEADER = 64  # the fingerprint, in hexadecimal
+
+
+def _describe(
+    partial: Path, photos: Sequence[Photo], describer: Describer, fingerprint: str, batch_size: int
+) -> None:
+    with partial.open("a+b") as file:
+        file.seek(0)
+        batch_bytes = 4 * describer.dimensions * batch_size
+        size = partial.stat().st_size
+        if file.read(_HEADER) == fingerprint.encode():
+            done = (size - _HEADER) // batch_bytes * batch_size
+            if size == _HEADER + 4 * describer.dimensions * len(photos):
+                done = len(photos)
+            file.truncate(_HEADER + 4 * describer.dimensions * done)
+            log.info("going on after %d of %d photos", done, len(photos))
+        else:
+            done = 0
+            file.truncate(0)
+            file.write(fingerprint.encode())
+        paths = [Path(photo.image_path) for photo in photos]
+        with tqdm(total=len(paths), initial=done, desc=f"describing {partial.stem}", unit="photo") as bar:
+            for block in describer.describe(paths[done:], batch_size):
+                finite = np.isfinite(block).all(axis=1)
+                if not finite.all():
+                    path = paths[done + int(finite.argmin())]
+                    raise InputError(
+                        f"{path}: its descriptor is not finite; the weights of the model are broken"
+                    )
+                file.write(block.astype(np.float32).tobytes())
+                file.flush()
+                done += len(block)
+                bar.update(len(block))
+
+
+def _fingerprint(photos: Sequence[Photo], attributes: Mapping[str, Any], batch_size: int) -> str:
+    """What partial descriptors depend on; a batch gives the same bits only when batched the same way."""
+    digest = hashlib.sha256(json.dumps([attributes, batch_size], sort_keys=True).encode())
+    for photo in photos:
+        try:
+            stat = Path(photo.image_path).stat()
+        except FileNotFoundError:
+            raise InputError(
+                f"{photo.image_path}: gone since the catalog was made; put it back, or run `dvc repro` again"
+            ) from None
+        except OSError as error:
+            raise InputError(f"{photo.image_path}: cannot be read ({error.strerror})") from None
+        digest.update(json.dumps([*photo, stat.st_size, stat.st_mtime_ns]).encode())
+    return digest.hexdigest()
+
+
+def _write(
+    file: h5py.File, rows: NDArray[np.float32], photos: Sequence[Photo], attributes: Mapping[str, Any]
+) -> None:
+    per_block = block_rows(rows.shape[1])
+    features = file.create_dataset(
+        "features", rows.shape, np.float32, chunks=(min(len(rows), max(1, per_block // 16)), rows.shape[1])
+    )
+    for start in range(0, len(rows), per_block):
+        features[start : start + per_block] = rows[start : start + per_block]
+    write_photos(file, "", photos)
+    file.attrs.update(attributes)
+
+
+def write_photos(file: h5py.File, prefix: str, photos: Sequence[Photo]) -> None:
+    """Write `<prefix>image_path` and `<prefix>class_image`, UTF-8 (N,)."""
+    for field in Photo._fields:
+        values = [getattr(photo, field) for photo in photos]
+        file.create_dataset(prefix + field, data=values, dtype=h5py.string_dtype())
+
+
+def read_photos(file: h5py.File, prefix: str) -> list[Photo]:
+    """Read what `write_photos` wrote."""
+    paths, classes = (file[prefix + field].asstr()[:] for field in Photo._fields)
+    return [Photo(*row) for row in zip(paths, classes, strict=True)]
+
+
+def block_rows(dimensions: int) -> int:
+    """How many float32 rows of `dimensions` make a block of `BLOCK_BYTES`."""
+    return max(1, BLOCK_BYTES // (4 * dimensions))
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[Store]:
+    """Open the feature store at `path`. Raises `InputError` where it is none."""
+    with open_hdf5(path) as file:
+        try:
+            store = Store(file["features"], read_photos(file, ""), dict(file.attrs))
+        except KeyError as error:
+            raise InputError(f"{path}: not a feature store ({error}); `dvc repro` makes it") from None
+        yield store
+
+
+class _Disk(io.FileIO):
+    """A file for HDF5 to write to that keeps the first error instead of raising it.
+
+    HDF5 loses errors that occur while it closes, and crashes at exit after them (h5py issue 914).
+    """
+
+    error: OSError | None = None
+
+    def write(self, data: Any, /) -> int:
+        view = memoryview(data).cast("B")
+        done = 0
+        try:
+            while self.error is None and done < len(view):
+                done += super().write(view[done:])
+        except OSError as error:
+            self.error = error
+        return len(view)
+
+
+@contextmanager
+def writing_hdf5(path: Path) -> Iterator[h5py.File]:
+    """Write an HDF5 file that is whole or absent. Raises `InputError` where the disk is full."""
+    with replacing(path) as temporary, _Disk(temporary, "w+") as disk:
+        try:
+            with h5py.File(disk, "w") as file:
+                yield file
+        finally:
+            if disk.error:
+                raise disk.error
+
+
+@contextmanager
+def open_hdf5(path: Path) -> Iterator[h5py.File]:
+    """Open an HDF5 file to read. Raises `InputError` where it is none."""
+    try:
+        file = h5py.File(path)
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file; `dvc repro` makes it") from None
+    except OSError as error:
+        raise InputError(f"{path}: not an HDF5 file ({error}); delete it and run `dvc repro`") from None
+    with file:
+        yield file

@@ -1,0 +1,153 @@
+"""Photos from files to arrays: decode, orient, resize; many at a time."""
+
+import os
+import struct
+import warnings
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import ExifTags, Image, UnidentifiedImageError
+
+from landmarks.errors import InputError
+
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF")
+
+# Size is judged by `create_csv.max_pixels`; Pillow's error, at twice its warning, stays in force.
+warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+
+_UPRIGHT: dict[object, Image.Transpose] = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def decode(path: Path, max_pixels: int | None = None, at_least: int | None = None) -> Image.Image:
+    """The first frame of the photo at `path`, in whatever mode it is stored, decoded to the last pixel.
+
+    Where a JPEG's sides stay `at_least` that long it is decoded at 1/2, 1/4 or 1/8 of its size, which
+    costs a fraction of the time.
+
+    The format is told by the content, not by the name. Raises `ValueError` with the reason, without
+    the path, where the file is not a whole photo in one of `FORMATS` or has over `max_pixels` pixels.
+    """
+    try:
+        with path.open("rb") as file:
+            if not file.read(1):
+                raise ValueError("empty file")
+            file.seek(0)
+            image = Image.open(file, formats=FORMATS)
+            width, height = image.size
+            if max_pixels is not None and width * height > max_pixels:
+                raise ValueError(f"{width}x{height} is more than create_csv.max_pixels ({max_pixels})")
+            if at_least:
+                image.draft(None, (at_least, at_least))
+            image.load()
+            return image
+    except UnidentifiedImageError:
+        raise ValueError(f"not an image in one of the formats {', '.join(FORMATS)}") from None
+    except Image.DecompressionBombError:
+        raise ValueError(
+            f"decompression bomb: more than Pillow's limit of {2 * (Image.MAX_IMAGE_PIXELS or 0)} pixels"
+        ) from None
+    except FileNotFoundError:
+        raise ValueError("no such file") from None
+    except MemoryError:
+        raise ValueError("does not fit into memory") from None
+    except (OSError, SyntaxError, EOFError, IndexError, TypeError) as error:
+        # Pillow's plugins raise any of these on broken content.
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else error
+        raise ValueError(f"does not decode: {reason}") from None
+
+
+def read(path: Path, at_least: int | None = None) -> Image.Image:
+    """The photo at `path` upright (by its EXIF orientation) in mode RGB, `at_least` as in `decode`.
+
+    16-bit greys are scaled to 8 bits; transparent pixels show white. Raises `InputError` naming the
+    file where it does not decode.
+    """
+    try:
+        return to_rgb(decode(path, at_least=at_least))
+    except ValueError as error:
+        raise InputError(
+            f"{path}: {error}; it was whole when the catalog was made, run `dvc repro` again"
+        ) from None
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """`image` upright (by its EXIF orientation) in mode RGB."""
+    turn = _UPRIGHT.get(_orientation(image))
+    if turn is not None:
+        image = image.transpose(turn)
+    if image.mode.startswith(("I", "F")):
+        # Pillow's own conversion clips 16 bits at 255 instead of scaling them.
+        grey = np.asarray(image, dtype=np.float32)
+        top = 65535 if image.mode.startswith("I") else max(float(grey.max()), 1e-12)
+        return Image.fromarray((grey.clip(0, top) * (255 / top)).round().astype(np.uint8)).convert("RGB")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, "white")
+        return Image.alpha_composite(white, image).convert("RGB")
+    return image.convert("RGB")
+
+
+def _orientation(image: Image.Image) -> object:
+    """The EXIF orientation, or None where there is none or the block is broken.
+
+    `ImageOps.exif_transpose` also writes the whole block anew, which any odd entry in it makes fail.
+    """
+    try:
+        return image.getexif().get(ExifTags.Base.Orientation)
+    except (SyntaxError, OSError, ValueError, TypeError, LookupError, struct.error):
+        return None
+
+
+def read_square(path: Path, size: int) -> NDArray[np.uint8]:
+    """The whole photo at `path` stretched to `size` x `size`: uint8 (size, size, 3), RGB."""
+    return np.asarray(read(path, 2 * size).resize((size, size), Image.Resampling.BILINEAR))
+
+
+def in_order(
+    function: Callable[[Item], Result], items: Iterable[Item], workers: int | None = None
+) -> Iterator[Result]:
+    """Map `function` over `items` in threads, results in the order of the items.
+
+    At most four results per worker wait to be taken, so memory does not grow with the items.
+    `workers`: threads, by default one a core.
+    """
+    workers = workers or os.cpu_count() or 1
+    rest = iter(items)
+    with ThreadPoolExecutor(workers) as pool:
+        waiting: deque[Future[Result]] = deque(
+            pool.submit(function, item) for item in islice(rest, 4 * workers)
+        )
+        try:
+            while waiting:
+                result = waiting.popleft().result()
+                waiting.extend(pool.submit(function, item) for item in islice(rest, 1))
+                yield result
+        finally:
+            for future in waiting:
+                future.cancel()
+
+
+def batches(
+    paths: Sequence[Path], size: int, batch_size: int, workers: int | None = None
+) -> Iterator[NDArray[np.uint8]]:
+    """The photos of `paths`, in order, as uint8 (batch, size, size, 3) RGB, decoded ahead in threads."""
+    photos = in_order(lambda path: read_square(path, size), paths, workers)
+    while batch := list(islice(photos, batch_size)):
+        yield np.stack(batch)

@@ -1,0 +1,214 @@
+"""The one typed view of `params.yaml`: unknown keys and values that are not allowed are refused."""
+
+import difflib
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from landmarks.errors import InputError
+
+PATH = Path("params.yaml")
+
+Count = Annotated[int, Field(ge=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+ImageSize = Annotated[int, Field(ge=32, le=4096)]
+Distance = Literal["L1", "L2", "L3"]
+
+
+class Section(BaseModel):
+    """A group of parameters."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class Demo(Section):
+    """The drawn photos."""
+
+    classes: Annotated[int, Field(ge=1, le=10)]
+    photos: Count
+    seed: Seed
+
+
+class CreateCsv(Section):
+    """What is accepted as a photo."""
+
+    max_pixels: Count
+
+
+class Split(Section):
+    """The share of each class that a part gets."""
+
+    train: Fraction
+    val: Fraction
+    test: Fraction
+    index: Fraction
+    allow_unmatched: bool
+
+    @model_validator(mode="after")
+    def _sum_to_one(self) -> Self:
+        total = self.train + self.val + self.test + self.index
+        if abs(total - 1) > 1e-6:
+            raise ValueError(f"train, val, test and index sum to {total:g}, they must sum to 1")
+        return self
+
+
+class Pretrained(Section):
+    """The trunk as it comes."""
+
+    image_size: ImageSize
+    layer: Literal["avgpool"]
+
+
+class Augment(Section):
+    """How training photos are varied."""
+
+    scale: Annotated[tuple[Fraction, Fraction], Field(strict=False)]
+    flip: bool
+    colour: Fraction
+
+    @model_validator(mode="after")
+    def _some_of_the_photo(self) -> Self:
+        if not 0 < self.scale[0] <= self.scale[1]:
+            raise ValueError(f"scale is {list(self.scale)}, it must be two shares above 0, the smaller first")
+        return self
+
+
+class Finetuned(Section):
+    """The trunk trained on the landmarks."""
+
+    epochs: Count
+    batch_size: Annotated[int, Field(ge=2)]
+    optimizer: Literal["sgd", "adamw"]
+    lr: Annotated[float, Field(gt=0)]
+    momentum: Annotated[float, Field(ge=0, lt=1)]
+    weight_decay: Annotated[float, Field(ge=0)]
+    schedule: Literal["step", "cosine", "constant"]
+    step_epochs: Count
+    warmup_epochs: Annotated[int, Field(ge=0)]
+    frozen: Annotated[int, Field(ge=0)]
+    image_size: ImageSize
+    augment: Augment
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)]
+    precision: Literal["float32", "bfloat16"]
+    keep: Literal["best", "last"]
+    checkpoint_every: Count
+    print_freq: Count
+    workers: Annotated[int, Field(ge=0)]
+
+    def shaping(self) -> dict[str, Any]:
+        """The parameters that change the trained weights."""
+        return self.model_dump(exclude={"checkpoint_every", "print_freq", "workers"})
+
+
+class Vlad(Section):
+    """SIFT and VLAD."""
+
+    words: Annotated[int, Field(ge=1, le=65536)]
+    keypoints: Count
+    max_side: ImageSize
+    root_sift: bool
+    normalization: Literal["signed_sqrt", "intra", "none"]
+    pca_dimensions: Annotated[int, Field(ge=0)]
+    training_descriptors: Count
+    kmeans_iterations: Count
+    seed: Seed
+
+
+class Extract(Section):
+    """Describing the photos."""
+
+    batch_size: Count
+
+
+class Retrieve(Section):
+    """Searching the index."""
+
+    depth: Count | None
+
+
+class RerankOptions(Section):
+    """Options of the re-ranking methods."""
+
+    vote_depth: Count
+
+
+class Evaluate(Section):
+    """Scoring."""
+
+    reject_above: Annotated[float, Field(ge=0)] | None
+
+
+class Gallery(Section):
+    """The contact sheets."""
+
+    queries: Count
+    results: Count
+    seed: Seed
+
+
+class Params(Section):
+    """All of `params.yaml`."""
+
+    dataset: Annotated[str, Field(pattern=r"^[^/\\.][^/\\]*$")]
+    model: Literal["pretrained", "finetuned", "vlad"]
+    backbone: Annotated[str, Field(min_length=1)]
+    weights: Annotated[str, Field(min_length=1)]
+    distance: Distance
+    rerank: Literal["one", "two"]
+    seed: Seed
+    demo: Demo
+    create_csv: CreateCsv
+    split: Split
+    pretrained: Pretrained
+    finetuned: Finetuned
+    vlad: Vlad
+    extract: Extract
+    retrieve: Retrieve
+    rerank_options: RerankOptions
+    evaluate: Evaluate
+    gallery: Gallery
+
+
+def load(path: Path = PATH) -> Params:
+    """Read and check all of `params.yaml`, whichever part of it the caller needs.
+
+    So a mistyped name or value is refused by the first stage that runs, not by the last. Raises
+    `InputError` naming each parameter, the value seen and what is allowed.
+    """
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file; run this in the root of the repository") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: not YAML: {error}") from None
+    try:
+        return Params.model_validate(values)
+    except ValidationError as error:
+        lines = [_explain(detail) for detail in error.errors()]
+        raise InputError(f"{path}: " + f"\n{path}: ".join(lines)) from None
+
+
+def _explain(detail: Any) -> str:
+    *parents, key = detail["loc"] or ("",)
+    name = ".".join(str(part) for part in detail["loc"])
+    if detail["type"] == "extra_forbidden":
+        allowed = _keys(parents)
+        close = difflib.get_close_matches(str(key), allowed, n=1)
+        hint = f"did you mean {close[0]}? " if close else ""
+        return f"{name}: no such parameter; {hint}allowed here: {', '.join(allowed)}"
+    if detail["type"] == "missing":
+        return f"{name}: missing"
+    message = detail["msg"].removeprefix("Value error, ")
+    if detail["type"] == "value_error":
+        return f"{name}: {message}"
+    return f"{name}: {detail['input']!r} is not allowed: {message[:1].lower()}{message[1:]}"
+
+
+def _keys(parents: list[str]) -> list[str]:
+    model: Any = Params
+    for parent in parents:
+        model = model.model_fields[parent].annotation
+    return list(model.model_fields)

@@ -1,0 +1,132 @@
+"""The HDF5 store of rankings: for every query the rows of the index, nearest first."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from landmarks.catalog import Photo
+from landmarks.errors import InputError
+from landmarks.features import Store, open_hdf5, read_photos, write_photos, writing_hdf5
+from landmarks.search import top_k
+
+QUERIES_AT_ONCE = 64
+NO_ROW = -1
+
+
+class Block(NamedTuple):
+    """The rankings of some queries in a row."""
+
+    rows: NDArray[np.int32]
+    """(q, K) rows of the index, nearest first; `NO_ROW` where a ranking is shorter than K."""
+    distances: NDArray[np.float32]
+    """(q, K); inf where there is no row."""
+
+
+@dataclass(frozen=True)
+class Rankings:
+    """An open store of rankings; `rows` and `distances` are read from the file where they are sliced."""
+
+    rows: h5py.Dataset
+    distances: h5py.Dataset
+    queries: list[Photo]
+    index: list[Photo]
+    predicted: list[str]
+    """The class voted for each query, '' for none; empty before re-ranking."""
+    attributes: dict[str, Any]
+
+    def blocks(self) -> Iterator[tuple[slice, Block]]:
+        """All rankings, `QUERIES_AT_ONCE` at a time, with the queries that they belong to."""
+        for start in tqdm(range(0, len(self.queries), QUERIES_AT_ONCE), unit="block", leave=False, delay=1):
+            part = slice(start, start + QUERIES_AT_ONCE)
+            yield part, Block(self.rows[part], self.distances[part])
+
+
+def retrieve(queries: Store, index: Store, distance: str, depth: int | None) -> Iterator[Block]:
+    """Rank the index for each query, `QUERIES_AT_ONCE` at a time.
+
+    A row of the index with the query's own path is left out. K is the whole index, or `depth` where
+    that is less. Raises `InputError` where the two stores were not made by the same model.
+    """
+    names = [store.attributes["model_sha256"] for store in (queries, index)]
+    if names[0] != names[1]:
+        raise InputError(
+            f"features: queries and index were described by different models (sha256 {names[0][:12]}... "
+            f"and {names[1][:12]}...); run `dvc repro` again"
+        )
+    depth = ranking_depth(len(index.photos), depth)
+    row_of = {photo.image_path: row for row, photo in enumerate(index.photos)}
+    own_rows = np.array([row_of.get(photo.image_path, NO_ROW) for photo in queries.photos])
+    bar = tqdm(total=len(own_rows), desc=f"searching by {distance}", unit="query")
+    with bar:
+        for start in range(0, len(own_rows), QUERIES_AT_ONCE):
+            part = slice(start, start + QUERIES_AT_ONCE)
+            spare = int((own_rows[part] != NO_ROW).any())
+            distances, rows = top_k(queries.features[part], index.features, distance, depth + spare, True)
+            yield _without(rows, distances, own_rows[part], depth)
+            bar.update(len(rows))
+
+
+def _without(
+    rows: NDArray[np.int64], distances: NDArray[np.float32], own_rows: NDArray[np.int64], depth: int
+) -> Block:
+    own = rows == own_rows[:, None]
+    order = np.argsort(own, axis=1, kind="stable")[:, :depth]
+    own = np.take_along_axis(own, order, 1)
+    rows = np.where(own, NO_ROW, np.take_along_axis(rows, order, 1))
+    distances = np.where(own, np.float32(np.inf), np.take_along_axis(distances, order, 1))
+    return Block(rows.astype(np.int32), distances)
+
+
+def ranking_depth(index: int, depth: int | None) -> int:
+    """K: how many results a ranking has."""
+    return index if depth is None else min(depth, index)
+
+
+def write(
+    path: Path,
+    queries: list[Photo],
+    index: list[Photo],
+    depth: int,
+    blocks: Iterable[Block],
+    attributes: Mapping[str, Any],
+    predicted: list[str] | None = None,
+) -> None:
+    """Write rankings of `depth` results as `blocks` bring them; `predicted` may fill as they come."""
+    shape = (len(queries), depth)
+    chunks = (min(len(queries), max(1, (1 << 18) // depth)), depth)
+    with writing_hdf5(path) as file:
+        rows = file.create_dataset("rows", shape, np.int32, chunks=chunks)
+        distances = file.create_dataset("distances", shape, np.float32, chunks=chunks)
+        start = 0
+        for block in blocks:
+            part = slice(start, start := start + len(block.rows))
+            rows[part], distances[part] = block
+        write_photos(file, "query_", queries)
+        write_photos(file, "index_", index)
+        file.create_dataset("predicted", data=predicted or [], dtype=h5py.string_dtype())
+        file.attrs.update(attributes)
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[Rankings]:
+    """Open the store of rankings at `path`. Raises `InputError` where it is none."""
+    with open_hdf5(path) as file:
+        try:
+            rankings = Rankings(
+                file["rows"],
+                file["distances"],
+                read_photos(file, "query_"),
+                read_photos(file, "index_"),
+                list(file["predicted"].asstr()[:]),
+                dict(file.attrs),
+            )
+        except KeyError as error:
+            raise InputError(f"{path}: not a store of rankings ({error}); `dvc repro` makes it") from None
+        yield rankings

@@ -1,0 +1,48 @@
+"""Re-ranking: the vote on a query's landmark, and orders other than the retrieved one."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from landmarks.rankings import NO_ROW, Block
+
+METHODS = ("one", "two")
+
+
+def vote(rows: NDArray[np.int32], classes: NDArray[np.intp], depth: int) -> NDArray[np.intp]:
+    """The class of most of the first `depth` results of each query; of equal ones the lowest number.
+
+    `rows`: (Q, K) as in `Block`. `classes`: (N,) a number for each row of the index. Returns (Q,), -1
+    where a ranking is empty.
+    """
+    first = rows[:, :depth]
+    votes = np.zeros((len(rows), int(classes.max()) + 1), np.intp)
+    queries, places = np.nonzero(first != NO_ROW)
+    np.add.at(votes, (queries, classes[first[queries, places]]), 1)
+    return np.where(votes.any(axis=1), votes.argmax(axis=1), -1)
+
+
+def rerank(
+    block: Block, method: str, classes: NDArray[np.intp], vote_depth: int
+) -> tuple[Block, NDArray[np.intp]]:
+    """Re-rank `block` by `method`; also returns the class (Q,) voted from the ranking as retrieved.
+
+    `one`: the ranking as it is. `two`: the photos of the voted class come first, the order otherwise
+    kept in both parts.
+    """
+    predicted = vote(block.rows, classes, vote_depth)
+    if method == "one":
+        return block, predicted
+    missing = block.rows == NO_ROW
+    others = classes[block.rows] != predicted[:, None]
+    order = np.argsort(np.where(missing, 2, others), axis=1, kind="stable")
+    rows, distances = block
+    return Block(np.take_along_axis(rows, order, 1), np.take_along_axis(distances, order, 1)), predicted
+
+
+def numbered(names: Sequence[str]) -> tuple[list[str], NDArray[np.intp]]:
+    """The distinct `names` in alphabetical (code point) order, and the number of each name among them."""
+    distinct = sorted(set(names))
+    number = {name: place for place, name in enumerate(distinct)}
+    return distinct, np.array([number[name] for name in names], np.intp)

@@ -1,0 +1,476 @@
+"""Fine-tuning a trunk as a classifier of landmarks, with checkpoints to go on from."""
+
+import hashlib
+import json
+import logging
+import math
+import os
+import platform
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import astuple, dataclass, fields
+from datetime import datetime
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from tensorboardX import SummaryWriter
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import DataLoader, Dataset, Sampler
+from torchvision.transforms import v2
+from torchvision.utils import make_grid
+from tqdm import tqdm
+
+from landmarks import trunks
+from landmarks.catalog import Photo
+from landmarks.errors import InputError
+from landmarks.files import replacing, sha256
+from landmarks.images import read
+from landmarks.params import Finetuned
+from landmarks.rerank import numbered
+
+LAST, BEST = "last.pt", "best.pt"
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """A row of `reports/training.csv`; precisions are shares, Prec@5 is top-k of k < 5 classes."""
+
+    epoch: int
+    learning_rate: float
+    train_loss: float
+    train_precision_at_1: float
+    train_precision_at_5: float
+    val_loss: float
+    val_precision_at_1: float
+    val_precision_at_5: float
+
+
+COLUMNS = tuple(column.name for column in fields(Epoch))
+
+
+class Classifier(nn.Module):
+    """A trunk and a linear layer on its pooled output."""
+
+    def __init__(self, trunk: nn.Module, dimensions: int, classes: int) -> None:
+        super().__init__()
+        self.trunk = trunk
+        self.head = nn.Linear(dimensions, classes)
+
+    def forward(self, photos: Tensor) -> Tensor:
+        """Logits (N, classes) of normalised photos (N, 3, H, W)."""
+        logits: Tensor = self.head(self.trunk(photos))
+        return logits
+
+
+def learning_rate(epoch: int, recipe: Finetuned) -> float:
+    """The rate of `epoch`, counted from 0: `recipe.schedule` after a linear warm-up."""
+    if epoch < recipe.warmup_epochs:
+        return recipe.lr * (epoch + 1) / (recipe.warmup_epochs + 1)
+    if recipe.schedule == "step":
+        return float(recipe.lr * 0.1 ** (epoch // recipe.step_epochs))
+    if recipe.schedule == "cosine":
+        done = (epoch - recipe.warmup_epochs) / max(1, recipe.epochs - recipe.warmup_epochs)
+        return recipe.lr * (1 + math.cos(math.pi * done)) / 2
+    return recipe.lr
+
+
+class _Photos(Dataset[tuple[Tensor, int]]):
+    """Photos by (epoch, row): what is random about one depends on these and the seed alone.
+
+    So it is the same in whichever worker it is made, and whether or not training was interrupted.
+    """
+
+    def __init__(
+        self,
+        photos: Sequence[Photo],
+        labels: Sequence[int],
+        transform: v2.Transform,
+        at_least: int,
+        seed: int = 0,
+    ) -> None:
+        self.photos, self.labels, self.transform = photos, labels, transform
+        self.at_least, self.seed = at_least, seed
+
+    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, int]:
+        epoch, row = key
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(derived_seed(self.seed, epoch, row))
+            photo = self.transform(read(Path(self.photos[row].image_path), self.at_least))
+        return photo, self.labels[row]
+
+
+def derived_seed(*parts: int) -> int:
+    """A seed that depends on all of `parts`."""
+    return int(np.random.SeedSequence(parts).generate_state(1)[0])
+
+
+class _Order(Sampler[tuple[int, int]]):
+    """The (epoch, row) keys of an epoch for this process: shuffled in training, in order otherwise."""
+
+    def __init__(self, size: int, seed: int | None) -> None:
+        self.size, self.seed, self.epoch = size, seed, 0
+
+    def __len__(self) -> int:
+        return len(range(_rank(), self._padded(), _world()))
+
+    def _padded(self) -> int:
+        """In training every process must take the same number of steps."""
+        return self.size if self.seed is None else math.ceil(self.size / _world()) * _world()
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        if self.seed is None:
+            order = np.arange(self.size)
+        else:
+            order = np.random.default_rng([self.seed, self.epoch]).permutation(self.size)
+        for row in np.resize(order, self._padded())[_rank() :: _world()]:
+            yield self.epoch, int(row)
+
+
+def _rank() -> int:
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def _world() -> int:
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def augmentation(recipe: Finetuned) -> v2.Transform:
+    """From a photo to the uint8 (3, S, S) that training sees."""
+    colour = recipe.augment.colour
+    return v2.Compose(
+        [
+            v2.PILToTensor(),
+            v2.RandomResizedCrop(recipe.image_size, recipe.augment.scale, antialias=True),
+            v2.RandomHorizontalFlip(0.5 if recipe.augment.flip else 0.0),
+            v2.ColorJitter(colour, colour, colour),
+        ]
+    )
+
+
+def whole_photo(image_size: int) -> v2.Transform:
+    """From a photo to the uint8 (3, S, S) that extraction describes."""
+    return v2.Compose([v2.Resize((image_size, image_size)), v2.PILToTensor()])
+
+
+@contextmanager
+def processes() -> Iterator[bool]:
+    """Join the other processes where torchrun started several; whether this is the one that writes."""
+    if "LOCAL_RANK" not in os.environ:
+        yield True
+        return
+    dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+    try:
+        yield _rank() == 0
+    finally:
+        dist.destroy_process_group()
+
+
+def identity(train: Sequence[Photo], val: Sequence[Photo], parameters: dict[str, Any], weights: str) -> str:
+    """A hash of everything that shapes the trained weights: photos, parameters, code and versions."""
+    digest = hashlib.sha256(json.dumps(parameters, sort_keys=True).encode())
+    for photo in (*train, *val):
+        digest.update(json.dumps([*photo, sha256(Path(photo.image_path))]).encode())
+    for source in (__file__, trunks.__file__, *([weights] if Path(weights).is_file() else [])):
+        digest.update(sha256(Path(source)).encode())
+    digest.update(json.dumps([len(train), torch.__version__, _world(), torch.get_num_threads()]).encode())
+    return digest.hexdigest()[:16]
+
+
+class Training:
+    """A fine-tuning: `resume`, then iterate over `epochs`, then take the `result`.
+
+    Nothing random carries over from one epoch to the next (each is seeded by its number), so weights,
+    optimizer and history are all that going on needs. Raises `InputError` where there are fewer than
+    two classes, no validation photos, or more frozen tensors than the trunk has.
+    """
+
+    def __init__(
+        self,
+        trunk: trunks.Trunk,
+        train: Sequence[Photo],
+        val: Sequence[Photo],
+        recipe: Finetuned,
+        seed: int,
+        checkpoints: Path,
+    ) -> None:
+        self.recipe, self.seed, self.checkpoints, self.options = recipe, seed, checkpoints, trunk.options
+        self.classes, labels = numbered([photo.class_image for photo in train])
+        known = [photo for photo in val if photo.class_image in self.classes]
+        _check(self.classes, len(train), len(known))
+        if len(known) < len(val):
+            log.warning(
+                "%d validation photos are of landmarks without training photos", len(val) - len(known)
+            )
+        number = {name: place for place, name in enumerate(self.classes)}
+        val_labels = [number[photo.class_image] for photo in known]
+        self.train = _Photos(train, labels.tolist(), augmentation(recipe), 2 * recipe.image_size, seed)
+        self.train_order = _Order(len(train), seed)
+        self.train_loader = self._loader(self.train, self.train_order)
+        val_photos = _Photos(known, val_labels, whole_photo(recipe.image_size), 2 * recipe.image_size)
+        self.val_loader = self._loader(val_photos, _Order(len(known), None))
+
+        self.device = torch.device("cuda", _rank()) if torch.cuda.is_available() else torch.device("cpu")
+        torch.manual_seed(seed)
+        self.net = Classifier(trunk.net, trunk.dimensions, len(self.classes)).to(self.device)
+        self.net = self.net.to(memory_format=torch.channels_last)
+        freeze(self.net.trunk, recipe.frozen)
+        self.model = DistributedDataParallel(self.net) if _world() > 1 else self.net
+        self.optimizer = make_optimizer(self.net, recipe)
+        self.history: list[Epoch] = []
+        self.best = 0
+        """The place in `history` of the epoch that did best on the validation photos."""
+
+    def _loader(self, photos: "_Photos", order: "_Order") -> DataLoader[tuple[Tensor, int]]:
+        # A last batch of one photo has no variance for BatchNorm to divide by.
+        drop = order.seed is not None and len(order) > self.recipe.batch_size
+        return DataLoader(
+            photos, self.recipe.batch_size, sampler=order, num_workers=self.recipe.workers, drop_last=drop
+        )
+
+    def resume(self) -> None:
+        """Go on from the last checkpoint that is whole, if there is one."""
+        for name in (LAST, BEST):
+            try:
+                self._load(self.checkpoints / name)
+            except FileNotFoundError:
+                continue
+            except (RuntimeError, UnpicklingError, EOFError, KeyError, ValueError) as error:
+                log.warning("%s is broken, left alone (%s)", self.checkpoints / name, error)
+            else:
+                log.info("going on after epoch %d of %s", len(self.history), self.checkpoints / name)
+                return
+
+    def epochs(self) -> Iterator[Epoch]:
+        """Train, epoch by epoch; first yields those that a checkpoint remembers."""
+        yield from self.history
+        with self._explained():
+            for number in range(len(self.history), self.recipe.epochs):
+                yield self._epoch(number)
+
+    def sample(self, count: int = 64) -> list[Tensor]:
+        """Training photos as the network sees them in the first epoch: uint8 (3, S, S)."""
+        return [self.train[0, row][0] for row in range(min(count, len(self.train.photos)))]
+
+    def result(self) -> trunks.Trunk:
+        """The trunk and its head after the epoch to keep."""
+        if _world() > 1:
+            dist.barrier()
+        if self.recipe.keep == "best":
+            self._load(self.checkpoints / BEST)
+        log.info("the model is that of epoch %d", len(self.history))
+        return trunks.Trunk(self.net.trunk, self.options, trunks.Head(self.net.head, tuple(self.classes)))
+
+    def _epoch(self, number: int) -> Epoch:
+        rate = learning_rate(number, self.recipe)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.train_order.epoch = number
+        torch.manual_seed(derived_seed(self.seed, number, _rank()))
+        name = f"epoch {number + 1}/{self.recipe.epochs}"
+        trained = one_pass(self.model, self.train_loader, self.options, name, self.recipe, self.optimizer)
+        validated = one_pass(self.net, self.val_loader, self.options, f"{name}, validation", self.recipe)
+        epoch = Epoch(number + 1, rate, *trained, *validated)
+        self.history.append(epoch)
+        log.info(
+            "%s: learning rate %.3g, loss %.4f, Prec@1 %.3f, validation loss %.4f, Prec@1 %.3f",
+            *(name, rate, *trained[:2], *validated[:2]),
+        )
+        if number == 0 or _quality(epoch) > _quality(self.history[self.best]):
+            self.best = number
+            self._save(self.checkpoints / BEST)
+        if epoch.epoch % self.recipe.checkpoint_every == 0 or epoch.epoch == self.recipe.epochs:
+            self._save(self.checkpoints / LAST)
+        return epoch
+
+    def _save(self, path: Path) -> None:
+        """Write a checkpoint, whole or not at all, even where the power fails."""
+        if _rank():
+            return
+        state = {
+            "net": self.net.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "history": [astuple(epoch) for epoch in self.history],
+            "best": self.best,
+            "classes": self.classes,
+        }
+        with replacing(path) as temporary, temporary.open("wb") as file:
+            torch.save(state, file)
+            file.flush()
+            os.fsync(file.fileno())
+
+    def _load(self, path: Path) -> None:
+        state = torch.load(path, map_location=self.device, weights_only=True)
+        self.net.load_state_dict(state["net"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.history = [Epoch(*row) for row in state["history"]]
+        self.best = state["best"]
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
+            yield
+        except KeyboardInterrupt:
+            last = max(self.checkpoints.glob("*.pt"), key=lambda path: path.stat().st_mtime, default=None)
+            log.warning("interrupted; the last checkpoint is %s, run again to go on", last or "not yet there")
+            raise
+        except (MemoryError, RuntimeError) as error:
+            if isinstance(error, RuntimeError) and not re.search("out of memory|allocate memory", str(error)):
+                raise
+            raise InputError(
+                f"finetuned: out of memory; lower finetuned.batch_size ({self.recipe.batch_size}) or "
+                f"finetuned.image_size ({self.recipe.image_size})"
+            ) from None
+
+
+def one_pass(
+    model: nn.Module,
+    loader: DataLoader[tuple[Tensor, int]],
+    options: trunks.Options,
+    name: str,
+    recipe: Finetuned,
+    optimizer: torch.optim.Optimizer | None = None,
+) -> tuple[float, float, float]:
+    """Go through `loader` once, training where there is an `optimizer`: the loss, Prec@1 and Prec@5.
+
+    They are means over the photos of all processes. Raises `InputError` where the loss is not finite.
+    """
+    training = optimizer is not None
+    device = next(model.parameters()).device
+    model.train(training)
+    for norm in frozen_norms(model):
+        norm.eval()
+    sums = torch.zeros(4, dtype=torch.float64)
+    with tqdm(total=len(loader.sampler), desc=name, unit="photo", leave=False, disable=_rank() > 0) as bar:  # type: ignore[arg-type]
+        for step, (photos, labels) in enumerate(loader, 1):
+            photos, labels = photos.to(device), labels.to(device)
+            with (
+                torch.set_grad_enabled(training),
+                torch.autocast(device.type, torch.bfloat16, enabled=recipe.precision == "bfloat16"),
+            ):
+                logits = model(trunks.normalize(photos.permute(0, 2, 3, 1), options)).float()
+                smoothing = recipe.label_smoothing if training else 0.0
+                loss = nn.functional.cross_entropy(logits, labels, label_smoothing=smoothing)
+            if not math.isfinite(loss.item()):
+                raise InputError(
+                    f"finetuned: the loss became {loss.item()} in {name}; lower finetuned.lr ({recipe.lr}), "
+                    f"raise finetuned.warmup_epochs ({recipe.warmup_epochs}) or set precision: float32"
+                )
+            if optimizer is not None:
+                optimizer.zero_grad()
+                loss.backward()  # type: ignore[no-untyped-call]
+                optimizer.step()
+            sums += torch.tensor([loss.item() * len(labels), *correct(logits, labels), len(labels)])
+            bar.update(len(labels))
+            if step % recipe.print_freq == 0:
+                bar.set_postfix(loss=float(sums[0] / sums[3]), prec1=float(sums[1] / sums[3]))
+    if _world() > 1:
+        dist.all_reduce(sums)
+    loss_sum, first, fifth, count = sums.tolist()
+    return loss_sum / count, first / count, fifth / count
+
+
+def _check(classes: Sequence[str], train: int, val: int) -> None:
+    if not train:
+        raise InputError("data/splits/train.csv: no photos to train on; raise split.train")
+    if len(classes) < 2:
+        raise InputError(
+            f"data/splits/train.csv: {classes[0]} is the only landmark in it; training tells landmarks "
+            "apart, so it needs two or more"
+        )
+    if not val:
+        raise InputError(
+            "data/splits/val.csv: no photos of the landmarks to be learned, to validate on; raise split.val"
+        )
+
+
+def _quality(epoch: Epoch) -> tuple[float, float]:
+    return epoch.val_precision_at_1, -epoch.val_loss
+
+
+def evaluate(model: object, photos: Sequence[Photo], recipe: Finetuned) -> dict[str, float | int]:
+    """Loss, Prec@1 and Prec@5 of a fine-tuned trunk on `photos`, and how many photos that were.
+
+    Raises `InputError` where `model` has no head, or none of the `photos` is of a class that it knows.
+    """
+    if not isinstance(model, trunks.Trunk) or not model.head:
+        raise InputError("model: it has no classifier; make one with `dvc exp run -S model=finetuned`")
+    linear, classes = model.head
+    known = [photo for photo in photos if photo.class_image in classes]
+    if not known:
+        raise InputError(f"no photo of the {len(classes)} landmarks that the model knows in this part")
+    size = model.options.image_size
+    labels = [classes.index(photo.class_image) for photo in known]
+    loader = DataLoader(
+        _Photos(known, labels, whole_photo(size), 2 * size),
+        recipe.batch_size,
+        sampler=_Order(len(known), None),
+        num_workers=recipe.workers,
+    )
+    net = nn.Sequential(model.net, linear)
+    loss, first, fifth = one_pass(net, loader, model.options, "evaluating", recipe)
+    return {"loss": loss, "prec@1": first, "prec@5": fifth, "photos": len(known)}
+
+
+def correct(logits: Tensor, labels: Tensor) -> tuple[int, int]:
+    """How many labels (N,) are the first, and among the first five, of the logits (N, C)."""
+    first = logits.topk(min(5, logits.shape[1])).indices == labels[:, None]
+    return int(first[:, 0].sum()), int(first.sum())
+
+
+def freeze(trunk: nn.Module, frozen: int) -> None:
+    """Leave the first `frozen` parameter tensors of `trunk` out of training."""
+    parameters = list(trunk.parameters())
+    if frozen > len(parameters):
+        raise InputError(
+            f"finetuned.frozen: {frozen} is more than the {len(parameters)} parameter tensors of the trunk"
+        )
+    for parameter in parameters[:frozen]:
+        parameter.requires_grad = False
+
+
+def frozen_norms(trunk: nn.Module) -> list[nn.Module]:
+    """The BatchNorms whose weights are frozen; their statistics must not move either."""
+    return [
+        module
+        for module in trunk.modules()
+        if isinstance(module, _BatchNorm) and module.affine and not module.weight.requires_grad
+    ]
+
+
+def make_optimizer(net: nn.Module, recipe: Finetuned) -> torch.optim.Optimizer:
+    """The optimizer of the parameters of `net` that are not frozen."""
+    trained = [parameter for parameter in net.parameters() if parameter.requires_grad]
+    if recipe.optimizer == "adamw":
+        return torch.optim.AdamW(trained, recipe.lr, weight_decay=recipe.weight_decay)
+    return torch.optim.SGD(trained, recipe.lr, recipe.momentum, weight_decay=recipe.weight_decay)
+
+
+class Events:
+    """TensorBoard event files of a training, in `folder`/<date>_<host>_<backbone>_<dataset>."""
+
+    def __init__(self, folder: Path, backbone: str, dataset: str, photos: Sequence[Tensor]) -> None:
+        """`photos`: uint8 (3, S, S), shown as a grid."""
+        date = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
+        self.writer = SummaryWriter(str(folder / f"{date}_{platform.node()}_{backbone}_{dataset}"))
+        self.writer.add_image("training_photos", make_grid(list(photos)).numpy())
+
+    def add(self, epoch: Epoch) -> None:
+        """Add a point to each curve."""
+        for name in COLUMNS[1:]:
+            part, _, figure = name.partition("_")
+            tag = f"{FIGURES[figure]}/{part}" if figure in FIGURES else name
+            self.writer.add_scalar(tag, getattr(epoch, name), epoch.epoch)
+        self.writer.flush()
+
+
+# tensorboardX takes no @ in a name.
+FIGURES = {"loss": "Loss", "precision_at_1": "Prec_1", "precision_at_5": "Prec_5"}

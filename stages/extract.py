@@ -1,0 +1,29 @@
+"""Describe the photos of one part of the split: `python stages/extract.py index|test`."""
+
+import sys
+from pathlib import Path
+
+from landmarks import catalog, describers, features, files, params
+from landmarks.errors import InputError, run
+
+MODEL = Path("models/model.safetensors")
+
+
+def main() -> None:
+    part = sys.argv[1]
+    options = params.load()
+    source = Path("data/splits", f"{part}.csv")
+    photos = catalog.read_photos(source)
+    if not photos:
+        raise InputError(
+            f"{source}: no photos in it; split.{part} is {getattr(options.split, part)}, raise it"
+        )
+    describer = describers.read(MODEL)
+    attributes = {"kind": describer.kind, "model_sha256": files.sha256(MODEL), **describer.settings()}
+    attributes.pop("classes", None)  # of the head, which describes nothing
+    store = Path("features", f"{part}.h5")
+    features.extract(store, photos, describer, attributes, options.extract.batch_size)
+
+
+if __name__ == "__main__":
+    run(main)

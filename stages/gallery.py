@@ -1,0 +1,43 @@
+"""Draw contact sheets of some queries, and of those that were answered worst."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+
+from landmarks import gallery, params, rankings, scoring
+from landmarks.errors import run
+
+FOLDER = Path("reports/gallery")
+
+
+def main() -> None:
+    options = params.load()
+    shutil.rmtree(FOLDER, ignore_errors=True)
+    FOLDER.mkdir(parents=True)
+    with rankings.opened(Path("rankings/reranked.h5")) as ranked:
+        precision = scoring.score(ranked, None).average_precision
+        count = min(options.gallery.queries, len(precision))
+        sample = np.random.default_rng(options.gallery.seed).choice(len(precision), count, replace=False)
+        worst = np.argsort(precision, kind="stable")[:count]
+        for kind, queries in (("sample", sorted(sample)), ("worst", worst)):
+            for place, query in enumerate(queries, 1):
+                sheet = gallery.contact_sheet(tiles(ranked, query, precision[query], options.gallery.results))
+                sheet.save(FOLDER / f"{kind}_{place:02}.jpg", quality=85)
+
+
+def tiles(ranked: rankings.Rankings, query: int, precision: float, results: int) -> list[gallery.Tile]:
+    photo = ranked.queries[query]
+    predicted = ranked.predicted[query] or scoring.NO_CLASS
+    lines = [photo.class_image, f"AP {precision:.2f}, taken for {predicted}"]
+    row = [gallery.Tile(Path(photo.image_path), lines, None)]
+    for place, distance in zip(ranked.rows[query, :results], ranked.distances[query], strict=False):
+        if place != rankings.NO_ROW:
+            found = ranked.index[place]
+            right = found.class_image == photo.class_image
+            row.append(gallery.Tile(Path(found.image_path), [found.class_image, f"{distance:.4f}"], right))
+    return row
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,23 @@
+"""Learn a codebook of visual words over the SIFT descriptors of the training photos."""
+
+from pathlib import Path
+
+from landmarks import catalog, describers, params, vlad
+from landmarks.errors import InputError, run
+
+TRAIN = Path("data/splits/train.csv")
+CURVE = Path("reports/training.csv")
+
+
+def main() -> None:
+    options = params.load()
+    photos = catalog.read_photos(TRAIN)
+    if not photos:
+        raise InputError(f"{TRAIN}: no photos to learn visual words from; raise split.train")
+    model = vlad.train([Path(photo.image_path) for photo in photos], **options.vlad.model_dump())
+    catalog.write_rows(CURVE, ["epoch"], [])  # no training, no curve
+    describers.write(Path("models/model.safetensors"), model)
+
+
+if __name__ == "__main__":
+    run(main)

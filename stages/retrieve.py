@@ -1,0 +1,27 @@
+"""Search the index for the nearest photos of each query."""
+
+from pathlib import Path
+
+from landmarks import features, params, rankings
+from landmarks.errors import run
+
+
+def main() -> None:
+    options = params.load()
+    depth, distance = options.retrieve.depth, options.distance
+    with (
+        features.opened(Path("features/test.h5")) as queries,
+        features.opened(Path("features/index.h5")) as index,
+    ):
+        rankings.write(
+            Path("rankings/retrieved.h5"),
+            queries.photos,
+            index.photos,
+            rankings.ranking_depth(len(index.photos), depth),
+            rankings.retrieve(queries, index, distance, depth),
+            {**index.attributes, "distance": distance},
+        )
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,174 @@
+from pathlib import Path
+
+import pytest
+import yaml
+
+from landmarks import params
+from landmarks.errors import InputError
+
+COMMITTED = Path(__file__).parents[1] / "params.yaml"
+
+
+@pytest.fixture
+def load_with(tmp_path):
+    """Load the committed parameters with some changed and one deleted, named as in `split.test`."""
+
+    def load(changes=None, delete=None):
+        values = yaml.safe_load(COMMITTED.read_text(encoding="utf-8"))
+        for name, value in (changes or {}).items():
+            section, _, key = name.rpartition(".")
+            (values[section] if section else values)[key] = value
+        if delete:
+            section, _, key = delete.rpartition(".")
+            del (values[section] if section else values)[key]
+        path = tmp_path / "params.yaml"
+        path.write_text(yaml.safe_dump(values), encoding="utf-8")
+        return params.load(path)
+
+    return load
+
+
+def test_the_committed_parameters_load_and_are_what_the_file_says():
+    loaded = params.load(COMMITTED)
+    assert loaded.model_dump(mode="json") == yaml.safe_load(COMMITTED.read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"split.train": 0, "split.val": 0, "split.test": 0.34, "split.index": 0.66},
+        {"split.train": 0, "split.val": 0, "split.test": 0, "split.index": 1},
+        {"split.train": 0.1, "split.val": 0.2, "split.test": 0.3, "split.index": 0.4},
+        {"retrieve.depth": 5, "evaluate.reject_above": 0.5, "split.allow_unmatched": True},
+        {"dataset": "vietnam5", "weights": "models/my resnet.pth.tar", "seed": 2**32 - 1},
+    ],
+    ids=str,
+)
+def test_allowed_values_load(load_with, changes):
+    loaded = load_with(changes).model_dump()
+    for name, value in changes.items():
+        section, _, key = name.rpartition(".")
+        assert (loaded[section] if section else loaded)[key] == value
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "allowed"),
+    [
+        ("distance", "L4", "'L1', 'L2' or 'L3'"),
+        ("distance", "l1", "'L1', 'L2' or 'L3'"),
+        ("rerank", "three", "'one' or 'two'"),
+        ("model", "resnet", "'pretrained'"),
+        ("seed", -1, "greater than or equal to 0"),
+        ("seed", 2**32, "less than 4294967296"),
+        ("seed", 1.5, "integer"),
+        ("seed", True, "integer"),
+        ("seed", "7", "integer"),
+        ("dataset", "../elsewhere", "pattern"),
+        ("dataset", ".hidden", "pattern"),
+        ("dataset", "", "pattern"),
+        ("backbone", "", "at least 1 character"),
+        ("backbone", 50, "string"),
+        ("weights", None, "string"),
+        ("split", 0.5, "dictionary"),
+        ("split.train", "0.6", "number"),
+        ("split.train", 1.5, "less than or equal to 1"),
+        ("split.test", -0.1, "greater than or equal to 0"),
+        ("split.index", float("nan"), "less than or equal to 1"),
+        ("split.allow_unmatched", "no", "boolean"),
+        ("demo.classes", 11, "less than or equal to 10"),
+        ("demo.photos", 0, "greater than or equal to 1"),
+        ("create_csv.max_pixels", 0, "greater than or equal to 1"),
+        ("pretrained.image_size", 16, "greater than or equal to 32"),
+        ("pretrained.image_size", 10000, "less than or equal to 4096"),
+        ("pretrained.layer", "fc", "'avgpool'"),
+        ("extract.batch_size", 0, "greater than or equal to 1"),
+        ("retrieve.depth", 0, "greater than or equal to 1"),
+        ("rerank_options.vote_depth", "all", "integer"),
+        ("evaluate.reject_above", -0.5, "greater than or equal to 0"),
+        ("gallery.queries", 0, "greater than or equal to 1"),
+        ("gallery.results", [1], "integer"),
+    ],
+)
+def test_a_value_that_is_not_allowed_is_refused_with_what_is(load_with, tmp_path, name, value, allowed):
+    with pytest.raises(InputError) as caught:
+        load_with({name: value})
+    message = str(caught.value)
+    assert message.startswith(f"{tmp_path / 'params.yaml'}: {name}: {value!r} is not allowed: ")
+    assert allowed in message
+
+
+@pytest.mark.parametrize(
+    ("name", "suggestion", "others"),
+    [
+        ("distnace", "distance", "backbone"),
+        ("Weights", "weights", "seed"),
+        ("split.tset", "test", "allow_unmatched"),
+        ("retrieve.depht", "depth", "depth"),
+        ("evaluate.rejectabove", "reject_above", "reject_above"),
+    ],
+)
+def test_a_mistyped_name_is_refused_with_the_name_that_was_meant(
+    load_with, tmp_path, name, suggestion, others
+):
+    with pytest.raises(InputError) as caught:
+        load_with({name: 1})
+    message = str(caught.value)
+    assert message.startswith(f"{tmp_path / 'params.yaml'}: {name}: no such parameter; ")
+    assert f"did you mean {suggestion}? " in message
+    assert others in message.partition("allowed here: ")[2].split(", ")
+
+
+def test_a_name_like_no_other_is_refused_with_all_that_are_allowed(load_with):
+    with pytest.raises(
+        InputError, match=r"split\.zzz: no such parameter; allowed here: train, val, test, index"
+    ):
+        load_with({"split.zzz": 1})
+
+
+@pytest.mark.parametrize("name", ["distance", "split", "split.val", "retrieve.depth"])
+def test_a_missing_parameter_is_named(load_with, tmp_path, name):
+    with pytest.raises(InputError) as caught:
+        load_with(delete=name)
+    assert str(caught.value) == f"{tmp_path / 'params.yaml'}: {name}: missing"
+
+
+def test_fractions_that_do_not_sum_to_1_are_refused_with_their_sum(load_with):
+    with pytest.raises(
+        InputError, match=r"split: train, val, test and index sum to 1\.2, they must sum to 1"
+    ):
+        load_with({"split.test": 0.4})
+
+
+def test_all_that_is_wrong_is_said_at_once(load_with):
+    with pytest.raises(InputError) as caught:
+        load_with({"distance": "L4", "split.test": -1, "color": "red"})
+    lines = str(caught.value).splitlines()
+    assert len(lines) == 3
+    for name in ("distance", "split.test", "color"):
+        assert any(f"params.yaml: {name}: " in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"split: {train: 0.6", "not YAML"),
+        (b"a: b: c", "not YAML"),
+        ("dataset: Huế".encode("utf-16"), "not YAML"),
+        (b"!!python/object/apply:os.system ['true']", "not YAML"),
+        (b"", "dictionary"),
+        (b"- distance\n- L1\n", "dictionary"),
+    ],
+)
+def test_a_file_that_is_no_mapping_in_yaml_is_refused(tmp_path, content, message):
+    path = tmp_path / "params.yaml"
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=message) as caught:
+        params.load(path)
+    assert str(caught.value).startswith(f"{path}: ")
+
+
+def test_a_missing_file_says_where_to_run(tmp_path):
+    path = tmp_path / "params.yaml"
+    with pytest.raises(InputError, match="no such file; run this in the root") as caught:
+        params.load(path)
+    assert str(caught.value).startswith(f"{path}: ")

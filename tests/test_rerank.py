@@ -1,0 +1,113 @@
+from collections import Counter
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from landmarks.rankings import Block
+from landmarks.rerank import numbered, rerank, vote
+
+A, B, C = 0, 1, 2
+
+
+@st.composite
+def retrieved(draw):
+    """Rankings of an index of up to 8 photos of up to 4 classes, each padded to the same depth."""
+    classes = np.array(draw(st.lists(st.integers(0, 3), min_size=1, max_size=8)), np.intp)
+    depth = draw(st.integers(1, len(classes)))
+    rows, distances = [], []
+    for _ in range(draw(st.integers(1, 4))):
+        ranking = draw(st.permutations(range(len(classes))))[: draw(st.integers(0, depth))]
+        padding = depth - len(ranking)
+        rows.append([*ranking, *[-1] * padding])
+        distances.append([*np.arange(len(ranking)) / 4, *[np.inf] * padding])
+    return Block(np.array(rows, np.int32), np.array(distances, np.float32)), classes
+
+
+vote_depths = st.integers(1, 10)
+
+
+@pytest.mark.parametrize(
+    ("results", "depth", "winner"),
+    [
+        ([C, B, B], 3, B),
+        ([C, B, B, C, C], 3, B),
+        ([C, B, B, C, C], 5, C),
+        ([C, B, A], 3, A),
+        ([C, B], 2, B),
+        ([C, A, A], 1, C),
+        ([C, B, C, B], 4, B),
+        ([C, A], 50, A),
+    ],
+)
+def test_the_vote_is_for_the_majority_and_ties_go_to_the_first_name(results, depth, winner):
+    rows = np.arange(len(results), dtype=np.int32)[None]
+    assert vote(rows, np.array(results), depth).tolist() == [winner]
+
+
+def test_padding_does_not_vote():
+    # Row -1 would index the last photo, of class C.
+    classes = np.array([A, B, C])
+    rows = np.array([[1, -1, -1], [-1, -1, -1], [2, -1, -1]], np.int32)
+    assert vote(rows, classes, 3).tolist() == [B, -1, C]
+
+
+@settings(deadline=None)
+@given(retrieved(), vote_depths)
+def test_the_vote_is_what_counting_gives(ranked, depth):
+    block, classes = ranked
+    for row, voted in zip(block.rows.tolist(), vote(block.rows, classes, depth), strict=True):
+        counts = Counter(int(classes[r]) for r in row[:depth] if r >= 0)
+        assert voted == min(counts, key=lambda name: (-counts[name], name), default=-1)
+
+
+@settings(deadline=None)
+@given(retrieved(), vote_depths)
+def test_one_leaves_the_ranking_as_it_is(ranked, depth):
+    block, classes = ranked
+    result, predicted = rerank(block, "one", classes, depth)
+    np.testing.assert_array_equal(result.rows, block.rows)
+    np.testing.assert_array_equal(result.distances, block.distances)
+    assert predicted.tolist() == vote(block.rows, classes, depth).tolist()
+
+
+@settings(deadline=None)
+@given(retrieved(), vote_depths)
+def test_two_moves_the_voted_class_to_the_front_and_keeps_the_order_in_both_parts(ranked, depth):
+    block, classes = ranked
+    result, predicted = rerank(block, "two", classes, depth)
+    assert (result.rows.dtype, result.distances.dtype) == (np.int32, np.float32)
+    assert predicted.tolist() == vote(block.rows, classes, depth).tolist()
+    for voted, before, after in zip(
+        predicted, zip(*block, strict=True), zip(*result, strict=True), strict=True
+    ):
+        pairs = list(zip(*(values.tolist() for values in before), strict=True))
+        photos = [pair for pair in pairs if pair[0] >= 0]
+        expected = [pair for pair in photos if classes[pair[0]] == voted]
+        expected += [pair for pair in photos if classes[pair[0]] != voted]
+        expected += [(-1, np.inf)] * (len(pairs) - len(photos))
+        assert list(zip(*(values.tolist() for values in after), strict=True)) == expected
+
+
+@settings(deadline=None)
+@given(retrieved(), vote_depths)
+def test_the_vote_on_the_reranked_list_is_the_vote_on_the_retrieved_one(ranked, depth):
+    block, classes = ranked
+    result, predicted = rerank(block, "two", classes, depth)
+    assert vote(result.rows, classes, depth).tolist() == predicted.tolist()
+
+
+def test_two_worked_by_hand():
+    classes = np.array([A, B, B, C, A])
+    block = Block(np.array([[3, 1, 0, 2, 4, -1]], np.int32), np.array([[1, 2, 3, 4, 5, np.inf]], np.float32))
+    result, predicted = rerank(block, "two", classes, 4)
+    assert predicted.tolist() == [B]
+    assert result.rows.tolist() == [[1, 2, 3, 0, 4, -1]]
+    assert result.distances.tolist() == [[2, 4, 1, 3, 5, np.inf]]
+
+
+def test_names_are_numbered_by_code_point():
+    names, numbers = numbered(["b", "é", "B", "a,b", "001", "b"])
+    assert names == ["001", "B", "a,b", "b", "é"]
+    assert numbers.tolist() == [3, 4, 1, 2, 0, 3]

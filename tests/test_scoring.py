@@ -1,0 +1,288 @@
+from statistics import fmean
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import array_shapes, arrays
+from sklearn.metrics import average_precision_score
+
+from landmarks import rankings, scoring
+from landmarks.catalog import Photo
+from landmarks.errors import InputError
+from landmarks.rankings import Rankings
+
+relevances = arrays(np.bool_, array_shapes(min_dims=2, max_dims=2, max_side=25))
+
+
+def results(*marks):
+    """`results("x.", "..")`: two rankings of two, x where relevant."""
+    return np.array([[mark == "x" for mark in ranking] for ranking in marks])
+
+
+def precision(relevant, rank):
+    return sum(relevant[:rank]) / rank
+
+
+@settings(deadline=None, max_examples=40)
+@given(relevances)
+def test_average_precision_of_a_full_ranking_is_scikit_learns(relevant):
+    relevant = relevant[relevant.any(axis=1)]
+    nearness = -np.arange(relevant.shape[1])
+    expected = [average_precision_score(row, nearness) for row in relevant]
+    found = scoring.average_precision(relevant, relevant.sum(axis=1))
+    np.testing.assert_allclose(found, expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("ranking", "positives", "expected"),
+    [
+        ("x.x", 2, (1 + 2 / 3) / 2),
+        ("xxx", 3, 1),
+        ("..x", 1, 1 / 3),
+        ("...", 4, 0),
+        ("x.x", 4, (1 + 2 / 3) / 4),
+        ("xxx", 30, 0.1),
+    ],
+)
+def test_average_precision_is_divided_by_all_positives_of_the_index(ranking, positives, expected):
+    found = scoring.average_precision(results(ranking), np.array([positives]))
+    assert found.tolist() == pytest.approx([expected])
+
+
+@pytest.mark.filterwarnings("error")
+def test_without_positives_average_precision_and_curve_are_nan_and_the_others_unharmed():
+    relevant, positives = results("..", "x."), np.array([0, 1])
+    np.testing.assert_array_equal(scoring.average_precision(relevant, positives), [np.nan, 1])
+    curves = scoring.precision_recall(relevant, positives)
+    assert np.isnan(curves[0]).all()
+    assert (curves[1] == 1).all()
+
+
+@pytest.mark.parametrize(
+    ("k", "precisions", "recalls"),
+    [
+        (1, [1, 0, 0], [1, 0, 0]),
+        (3, [2 / 3, 1 / 3, 0], [1, 1, 0]),
+        (5, [2 / 5, 3 / 5, 0], [1, 1, 0]),
+        (10, [2 / 10, 3 / 10, 0], [1, 1, 0]),
+    ],
+)
+def test_precision_and_recall_at_k(k, precisions, recalls):
+    relevant = results("x.x..", ".x.xx", ".....")
+    assert scoring.precision_at(relevant, k).tolist() == pytest.approx(precisions)
+    assert scoring.recall_at(relevant, k).tolist() == recalls
+
+
+@pytest.mark.parametrize(
+    ("ranking", "expected"),
+    [
+        ("xxxxx", 1),
+        ("xxxxx....", 1),
+        ("x....", (1 + 1 / 2 + 1 / 3 + 1 / 4 + 1 / 5) / 5),
+        ("x.x.xx", (1 + 1 / 2 + 2 / 3 + 2 / 4 + 3 / 5) / 5),
+        (".xxxx", 0),
+        ("x", (1 + 1 / 2 + 1 / 3 + 1 / 4 + 1 / 5) / 5),
+    ],
+)
+def test_reference_precision_is_the_mean_of_five_or_zero_if_the_first_is_wrong(ranking, expected):
+    assert scoring.reference_precision(results(ranking)).tolist() == pytest.approx([expected])
+
+
+def test_mean_by_class_leaves_out_nan_and_classes_of_nothing_else():
+    scores = np.array([1, 0, 0.25, np.nan, 0.75, np.nan])
+    classes = np.array([4, 4, 1, 1, 1, 2])
+    assert scoring.mean_by_class(scores, classes) == {1: 0.5, 4: 0.5}
+
+
+def interpolated(relevant, positives):
+    """The best precision where at least j % of the positives were found, in whole numbers."""
+    hits = np.cumsum(relevant).tolist()
+    return [
+        max(
+            (hit / rank for rank, hit in enumerate(hits, 1) if 100 * hit >= percent * positives),
+            default=0,
+        )
+        for percent in range(101)
+    ]
+
+
+@settings(deadline=None)
+@given(relevances, st.integers(0, 80))
+def test_the_curve_is_the_best_precision_at_that_recall_or_a_higher_one(relevant, unseen):
+    positives = relevant.sum(axis=1) + unseen
+    expected = [
+        interpolated(row, n) if n else [np.nan] * 101 for row, n in zip(relevant, positives, strict=True)
+    ]
+    np.testing.assert_allclose(scoring.precision_recall(relevant, positives), expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize("positives", [7, 10, 25, 29, 50, 100])
+def test_rounding_does_not_move_a_step_of_the_curve(positives):
+    relevant = np.tile([True, False], positives)[None]
+    found = scoring.precision_recall(relevant, np.array([positives]))
+    np.testing.assert_allclose(found, [interpolated(relevant[0], positives)])
+
+
+@st.composite
+def reranked(draw):
+    """Rankings, as a store holds them, of queries that may be in the index or of a class that is not."""
+    classes = st.sampled_from(["b", "a,b", "001", "é", "(x)"])
+    index = [
+        Photo(f"i{row}", name) for row, name in enumerate(draw(st.lists(classes, min_size=1, max_size=12)))
+    ]
+    others = [
+        Photo(f"q{row}", name) for row, name in enumerate(draw(st.lists(classes, min_size=1, max_size=6)))
+    ]
+    queries = draw(
+        st.permutations([*others, *draw(st.lists(st.sampled_from(index), max_size=3, unique=True))])
+    )
+    depth = draw(st.integers(1, len(index)))
+    rows, distances, predicted = [], [], []
+    for query in queries:
+        ranking = [row for row in draw(st.permutations(range(len(index)))) if index[row] != query][:depth]
+        # Out of order, as after re-ranking; quarters, so that some equal the threshold.
+        away = draw(st.lists(st.integers(0, 6), min_size=len(ranking), max_size=len(ranking)))
+        padding = depth - len(ranking)
+        rows.append([*ranking, *[-1] * padding])
+        distances.append([*[quarters / 4 for quarters in away], *[np.inf] * padding])
+        predicted.append(draw(classes) if ranking else "")
+    return Rankings(
+        np.array(rows, np.int32),
+        np.array(distances, np.float32),
+        queries,
+        index,
+        predicted,
+        {"distance": "L1"},
+    )
+
+
+def plainly(ranked, reject_above):
+    """The scores of each query and the metrics, by loops, from the definitions."""
+    per_query = []
+    for query, rows, distances, voted in zip(
+        ranked.queries, ranked.rows.tolist(), ranked.distances.tolist(), ranked.predicted, strict=True
+    ):
+        findable = [photo for photo in ranked.index if photo.image_path != query.image_path]
+        positives = sum(photo.class_image == query.class_image for photo in findable)
+        relevant = [row >= 0 and ranked.index[row].class_image == query.class_image for row in rows]
+        rejected = not voted or (reject_above is not None and min(distances) > reject_above)
+        predicted = None if rejected else voted
+        at = [precision(relevant, rank) for rank in range(1, len(rows) + 1)]
+        first_five = [sum(relevant[:rank]) / rank for rank in range(1, 6)]
+        per_query.append(
+            {
+                "class": query.class_image,
+                "predicted": predicted,
+                "right": predicted == (query.class_image if positives else None),
+                "ap": sum(p for p, r in zip(at, relevant, strict=True) if r) / positives
+                if positives
+                else None,
+                "reference": fmean(first_five) if relevant[0] else 0,
+                "p1": first_five[0],
+                "p5": first_five[4],
+                "r5": any(relevant[:5]),
+                "curve": interpolated(relevant, positives) if positives else None,
+            }
+        )
+    by_class = {}
+    for scores in per_query:
+        by_class.setdefault(scores["class"], []).append(scores["reference"])
+    metrics = {
+        "accuracy": fmean(s["right"] for s in per_query),
+        "map_reference": fmean(fmean(values) for values in by_class.values()),
+        "precision_at_1": fmean(s["p1"] for s in per_query),
+        "precision_at_5": fmean(s["p5"] for s in per_query),
+        "recall_at_5": fmean(s["r5"] for s in per_query),
+        "queries": len(per_query),
+        "index": len(ranked.index),
+    }
+    if known := [s["ap"] for s in per_query if s["ap"] is not None]:
+        metrics["map"] = fmean(known)
+    return per_query, metrics
+
+
+@settings(deadline=None, max_examples=150)
+@given(reranked(), st.none() | st.integers(0, 6).map(lambda quarters: quarters / 4), st.integers(1, 10))
+def test_scores_are_those_of_plain_loops(ranked, reject_above, at_once):
+    per_query, metrics = plainly(ranked, reject_above)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(rankings, "QUERIES_AT_ONCE", at_once)
+        if "map" not in metrics:
+            with pytest.raises(InputError, match="no photo of any query's landmark"):
+                scoring.score(ranked, reject_above)
+            return
+        report = scoring.score(ranked, reject_above)
+
+    assert report.classes == [s["class"] for s in per_query]
+    assert report.predicted == [s["predicted"] or scoring.NO_CLASS for s in per_query]
+    assert report.right.tolist() == [s["right"] for s in per_query]
+    aps = [np.nan if s["ap"] is None else s["ap"] for s in per_query]
+    np.testing.assert_allclose(report.average_precision, aps, rtol=1e-12)
+    curves = [s["curve"] for s in per_query if s["curve"]]
+    np.testing.assert_allclose(report.curve, np.mean(curves, axis=0) if curves else np.zeros(101))
+    found = report.metrics()
+    assert found == pytest.approx(metrics, abs=5.1e-7)
+    assert found.keys() == metrics.keys()
+
+
+INDEX = [Photo("i0", "a"), Photo("i1", "b"), Photo("i2", "b")]
+
+
+def of_queries(*queries):
+    """Each query is (class, distances to the three photos of `INDEX`, voted class)."""
+    order = [sorted(range(3), key=lambda row, d=distances: d[row]) for _, distances, _ in queries]
+    return Rankings(
+        np.array(order, np.int32),
+        np.array([sorted(distances) for _, distances, _ in queries], np.float32),
+        [Photo(f"q{number}", name) for number, (name, _, _) in enumerate(queries)],
+        INDEX,
+        [voted for _, _, voted in queries],
+        {},
+    )
+
+
+@pytest.mark.parametrize(
+    ("reject_above", "predicted", "right"),
+    [
+        (None, ["a", "b", "b", "a"], [1, 0, 0, 0]),
+        (0.5, ["a", "b", "(none)", "a"], [1, 0, 1, 0]),
+        (0.25, ["(none)", "b", "(none)", "a"], [0, 0, 1, 0]),
+        (0.1, ["(none)", "(none)", "(none)", "(none)"], [0, 0, 1, 1]),
+    ],
+)
+def test_a_far_query_is_no_landmark_which_is_right_where_the_index_has_none_of_its_class(
+    reject_above, predicted, right
+):
+    ranked = of_queries(
+        ("a", [0.5, 0.75, 1], "a"),
+        ("a", [1, 0.25, 0.5], "b"),
+        ("elsewhere", [2, 0.75, 0.75], "b"),
+        ("elsewhere", [0.25, 2, 2], "a"),
+    )
+    report = scoring.score(ranked, reject_above)
+    assert report.predicted == predicted
+    assert report.right.tolist() == right
+    assert report.metrics()["accuracy"] == fmean(right)
+
+
+def test_the_nearest_distance_is_not_always_the_first_after_reranking():
+    ranked = of_queries(("b", [0.25, 0.75, 1], "b"))
+    ranked.rows[:] = [[1, 2, 0]]
+    ranked.distances[:] = [[0.75, 1, 0.25]]
+    assert scoring.score(ranked, 0.5).predicted == ["b"]
+
+
+def test_metrics_worked_by_hand():
+    ranked = of_queries(("b", [1, 2, 3], "b"), ("b", [3, 1, 2], "b"), ("a", [2, 1, 3], "b"))
+    # b: .xx and xx., a: .x.
+    assert scoring.score(ranked, None).metrics() == {
+        "accuracy": 0.666667,
+        "map": round(((1 / 2 + 2 / 3) / 2 + 1 + 1 / 2) / 3, 6),
+        "map_reference": round((((1 + 1 + 2 / 3 + 2 / 4 + 2 / 5) / 5) / 2 + 0) / 2, 6),
+        "precision_at_1": 0.333333,
+        "precision_at_5": round((2 / 5 + 2 / 5 + 1 / 5) / 3, 6),
+        "recall_at_5": 1,
+        "queries": 3,
+        "index": 3,
+    }

@@ -1,0 +1,275 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from landmarks import describers, params, training, trunks
+from landmarks.catalog import Photo
+from landmarks.errors import InputError
+
+RECIPE = params.load(Path(__file__).parents[1] / "params.yaml").finetuned.model_copy(
+    update={"epochs": 3, "batch_size": 8, "image_size": 32, "workers": 0, "checkpoint_every": 2}
+)
+
+
+def recipe(**changes: object) -> params.Finetuned:
+    return RECIPE.model_copy(update=changes)
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> list[Photo]:
+    """Two landmarks of eight photos: noise on red, and on blue."""
+    folder = tmp_path_factory.mktemp("photos")
+    rng = np.random.default_rng(0)
+    made = []
+    for number in range(16):
+        name, channel = ("blue", 2) if number % 2 else ("red", 0)
+        pixels = rng.integers(0, 120, (40, 48, 3))
+        pixels[..., channel] += 120
+        path = folder / f"{number}.png"
+        Image.fromarray(pixels.astype(np.uint8)).save(path)
+        made.append(Photo(str(path), name))
+    return made
+
+
+def trunk(size: int = 32) -> trunks.Trunk:
+    return trunks.pretrained("resnet18", "random", size, "avgpool", seed=0)
+
+
+def course(photos: list[Photo], folder: Path, plan: params.Finetuned = RECIPE) -> training.Training:
+    made = training.Training(trunk(), photos, photos[:4], plan, 0, folder)
+    made.resume()
+    return made
+
+
+def tensors(model: trunks.Trunk) -> dict[str, bytes]:
+    return {name: tensor.tobytes() for name, tensor in model.tensors().items()}
+
+
+def test_a_batch_of_sixteen_photos_is_learned_by_heart(photos: list[Photo], tmp_path: Path):
+    plain = RECIPE.augment.model_copy(update={"scale": (1.0, 1.0), "flip": False, "colour": 0.0})
+    plan = recipe(
+        epochs=30,
+        batch_size=16,
+        label_smoothing=0.0,
+        augment=plain,
+        lr=0.05,
+        keep="last",
+        checkpoint_every=30,
+    )
+    *_, last = course(photos, tmp_path, plan).epochs()
+    assert last.train_loss < 0.01
+
+
+@pytest.mark.parametrize("stop_after", [1, 2])
+def test_stopped_and_resumed_gives_the_same_bits(photos: list[Photo], tmp_path: Path, stop_after: int):
+    whole = course(photos, tmp_path / "whole")
+    expected = list(whole.epochs())
+    stopped = course(photos, tmp_path / "stopped").epochs()
+    for _ in range(stop_after):
+        next(stopped)
+    resumed = course(photos, tmp_path / "stopped")
+    assert list(resumed.epochs()) == expected
+    assert tensors(resumed.result()) == tensors(whole.result())
+
+
+def test_a_broken_checkpoint_is_passed_over(photos: list[Photo], tmp_path: Path):
+    whole = course(photos, tmp_path)
+    expected = list(whole.epochs())
+    (tmp_path / training.LAST).write_bytes((tmp_path / training.LAST).read_bytes()[:1000])
+    assert list(course(photos, tmp_path).epochs()) == expected
+
+
+def test_the_kept_epoch_is_the_one_that_validates_best(photos: list[Photo], tmp_path: Path):
+    made = course(photos, tmp_path)
+    history = list(made.epochs())
+    best = max(history, key=lambda epoch: (epoch.val_precision_at_1, -epoch.val_loss))
+    kept = torch.load(tmp_path / training.BEST, weights_only=True)
+    assert len(kept["history"]) == best.epoch
+    assert kept["classes"] == ["blue", "red"]
+    weight = made.result().tensors()["conv1.weight"]
+    np.testing.assert_array_equal(weight, kept["net"]["trunk.conv1.weight"].numpy())
+
+
+def test_workers_do_not_change_the_result(photos: list[Photo], tmp_path: Path):
+    alone, helped = (
+        course(photos, tmp_path / str(n), recipe(workers=n, epochs=1, keep="last")) for n in (0, 2)
+    )
+    assert list(alone.epochs()) == list(helped.epochs())
+    assert tensors(alone.result()) == tensors(helped.result())
+
+
+def test_the_rates_are_those_of_torch_schedules():
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.5)
+    for name, schedule in {
+        "step": torch.optim.lr_scheduler.StepLR(optimizer, 2),
+        "cosine": torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 6),
+        "constant": torch.optim.lr_scheduler.ConstantLR(optimizer, 1.0),
+    }.items():
+        plan = recipe(lr=0.5, epochs=6, schedule=name, step_epochs=2, warmup_epochs=0)
+        optimizer.param_groups[0]["lr"] = 0.5
+        for epoch in range(6):
+            assert training.learning_rate(epoch, plan) == pytest.approx(optimizer.param_groups[0]["lr"])
+            optimizer.step()
+            schedule.step()
+
+
+def test_warm_up_rises_to_the_rate():
+    plan = recipe(lr=0.4, warmup_epochs=3, schedule="constant")
+    assert [training.learning_rate(epoch, plan) for epoch in range(5)] == pytest.approx(
+        [0.1, 0.2, 0.3, 0.4, 0.4]
+    )
+
+
+def test_the_optimizer_takes_the_rate_of_the_epoch(photos: list[Photo], tmp_path: Path):
+    plan = recipe(schedule="step", step_epochs=1, warmup_epochs=0, lr=0.01)
+    made = course(photos, tmp_path, plan)
+    for epoch, rate in zip(made.epochs(), [0.01, 0.001, 0.0001], strict=True):
+        assert epoch.learning_rate == pytest.approx(rate)
+        assert made.optimizer.param_groups[0]["lr"] == pytest.approx(rate)
+
+
+def test_frozen_leaves_exactly_the_leading_tensors_alone():
+    torch.manual_seed(0)
+    net = trunks.build("resnet152")
+    training.freeze(net, 300)
+    frozen = [not parameter.requires_grad for parameter in net.parameters()]
+    assert len(frozen) == 465
+    assert frozen == [True] * 300 + [False] * 165
+
+    before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
+    plan = recipe(lr=0.1)
+    model = training.Classifier(net, 2048, 2)
+    data = torch.randint(0, 255, (4, 3, 32, 32), dtype=torch.uint8)
+    loader = torch.utils.data.DataLoader(list(zip(data, [0, 1, 0, 1], strict=True)), 4)
+    options = trunks.Options("resnet152", 32, "avgpool", "l1", (0.5,) * 3, (0.5,) * 3)
+    training.one_pass(model, loader, options, "test", plan, training.make_optimizer(model, plan))
+
+    changed = {name for name, tensor in net.state_dict().items() if not torch.equal(tensor, before[name])}
+    names = [name for name, _ in net.named_parameters()]
+    last_norm = names[299].rpartition(".")[0]
+    frozen_modules = {name.rpartition(".")[0] for name in names[:300]}
+    assert names[299].endswith("bias"), last_norm
+    assert not {name for name in changed if name.rpartition(".")[0] in frozen_modules}
+    assert set(names[300:]) <= changed
+
+
+@pytest.mark.parametrize(
+    ("train", "val", "changes", "message"),
+    [
+        (0, 4, {}, "no photos to train on; raise split.train"),
+        (16, 0, {}, "to validate on; raise split.val"),
+        (16, 4, {"frozen": 63}, "finetuned.frozen: 63 is more than the 60 parameter tensors"),
+    ],
+)
+def test_what_cannot_be_trained_is_refused(
+    photos: list[Photo], tmp_path: Path, train: int, val: int, changes: dict[str, int], message: str
+):
+    with pytest.raises(InputError, match=message):
+        training.Training(trunk(), photos[:train], photos[:val], recipe(**changes), 0, tmp_path)
+
+
+def test_one_class_only_is_refused(photos: list[Photo], tmp_path: Path):
+    with pytest.raises(InputError, match="red is the only landmark"):
+        training.Training(trunk(), photos[::2], photos[::2], RECIPE, 0, tmp_path)
+
+
+def test_a_loss_that_is_not_finite_is_an_error_and_saves_nothing(photos: list[Photo], tmp_path: Path):
+    made = course(photos, tmp_path, recipe(lr=1e20, warmup_epochs=0, epochs=5))
+    with pytest.raises(InputError, match=r"the loss became (nan|inf) in epoch .*lower finetuned.lr"):
+        list(made.epochs())
+
+
+def test_out_of_memory_says_what_to_lower(
+    photos: list[Photo], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    made = course(photos, tmp_path)
+
+    def full(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(training, "one_pass", full)
+    with pytest.raises(InputError, match=r"lower finetuned.batch_size \(8\) or finetuned.image_size \(32\)"):
+        list(made.epochs())
+
+
+def test_the_model_describes_and_classifies_after_a_round_trip(photos: list[Photo], tmp_path: Path):
+    made = course(photos, tmp_path)
+    list(made.epochs())
+    model = made.result()
+    describers.write(tmp_path / "model.safetensors", model)
+    again = describers.read(tmp_path / "model.safetensors")
+    paths = [Path(photo.image_path) for photo in photos]
+    described = np.vstack(list(again.describe(paths, 8)))
+    np.testing.assert_array_equal(described, np.vstack(list(model.describe(paths, 8))))
+    assert described.shape == (16, 512)
+
+    figures = training.evaluate(again, photos, RECIPE)
+    linear = again.head.linear
+    data = torch.from_numpy(np.stack([training.whole_photo(32)(Image.open(path)).numpy() for path in paths]))
+    with torch.no_grad():
+        logits = linear(again.net(trunks.normalize(data.permute(0, 2, 3, 1), again.options)))
+    labels = torch.tensor([again.head.classes.index(photo.class_image) for photo in photos])
+    assert figures["prec@1"] == pytest.approx((logits.argmax(1) == labels).float().mean().item())
+    assert figures["loss"] == pytest.approx(nn.functional.cross_entropy(logits, labels).item(), rel=1e-5)
+    assert figures["prec@5"] == 1.0
+
+
+def test_a_model_of_this_pipeline_is_a_start_with_a_new_head(photos: list[Photo], tmp_path: Path):
+    made = course(photos, tmp_path)
+    list(made.epochs())
+    path = tmp_path / "first.safetensors"
+    first = made.result()
+    describers.write(path, first)
+    second = trunks.pretrained("resnet18", str(path), 32, "avgpool", seed=0)
+    assert second.head is None
+    assert tensors(second).items() <= tensors(first).items()
+    with pytest.raises(InputError, match=r"does not fit the backbone: .*missing"):
+        trunks.pretrained("resnet34", str(path), 32, "avgpool", seed=0)
+
+
+def test_evaluating_a_model_without_a_head_says_how_to_get_one(photos: list[Photo]):
+    with pytest.raises(InputError, match="model=finetuned"):
+        training.evaluate(trunk(), photos, RECIPE)
+
+
+def test_precision_at_five_of_fewer_classes_is_top_k_of_what_there_is():
+    logits = torch.tensor([[0.1, 0.9, 0.0], [0.8, 0.1, 0.1]])
+    assert training.correct(logits, torch.tensor([1, 2])) == (1, 2)
+
+
+@pytest.mark.parametrize("change", ["photo", "parameter", "weights"], ids="another {}".format)
+def test_another_setting_never_resumes(photos: list[Photo], tmp_path: Path, change: str):
+    copy = tmp_path / "copy.png"
+    copy.write_bytes(Path(photos[0].image_path).read_bytes())
+    weights = tmp_path / "weights.pth"
+    weights.write_bytes(b"1")
+    train = [Photo(str(copy), "red"), *photos[1:]]
+
+    def name(**changes: object) -> str:
+        return training.identity(train, photos, recipe(**changes).shaping(), str(weights))
+
+    first = name()
+    assert name(workers=7, print_freq=9) == first
+    if change == "photo":
+        copy.write_bytes(copy.read_bytes() + b"\0")
+    if change == "weights":
+        weights.write_bytes(b"2")
+    assert name(**({"lr": 0.123} if change == "parameter" else {})) != first
+
+
+def test_events_hold_a_point_an_epoch_and_the_photos(photos: list[Photo], tmp_path: Path):
+    made = course(photos, tmp_path / "checkpoints")
+    events = training.Events(tmp_path / "runs", "resnet18", "test", made.sample())
+    for epoch in made.epochs():
+        events.add(epoch)
+    events.writer.close()
+    (folder,) = (tmp_path / "runs").iterdir()
+    assert folder.name.endswith("_resnet18_test")
+    content = next(folder.iterdir()).read_bytes()
+    for tag in (b"Loss/train", b"Loss/val", b"Prec_1/train", b"Prec_5/val", b"learning_rate"):
+        assert content.count(tag) == 3
+    assert content.count(b"training_photos") == 1

