@@ -56,15 +56,18 @@ def draw(
     jobs = [(temporary / name / f"{n:03}.jpg", name, n, seed) for name in names for n in range(photos)]
     with explained(folder):
         shutil.rmtree(temporary, ignore_errors=True)
-        for name in names:
-            (temporary / name).mkdir(parents=True)
-        # Spawned, since a fork would inherit the locks of whatever threads the caller runs.
-        with ProcessPoolExecutor(workers or os.cpu_count(), get_context("spawn"), _start) as pool:
-            drawn = pool.map(_draw_one, *zip(*jobs, strict=True), chunksize=max(photos // 3, 1))
-            for _ in tqdm(drawn, "drawing photos", len(jobs), unit="photo"):
-                pass
-        shutil.rmtree(folder, ignore_errors=True)
-        temporary.rename(folder)
+        try:
+            for name in names:
+                (temporary / name).mkdir(parents=True)
+            # Spawned, since a fork would inherit the locks of whatever threads the caller runs.
+            with ProcessPoolExecutor(workers or os.cpu_count(), get_context("spawn"), _start) as pool:
+                drawn = pool.map(_draw_one, *zip(*jobs, strict=True), chunksize=max(photos // 3, 1))
+                for _ in tqdm(drawn, "drawing photos", len(jobs), unit="photo", disable=None):
+                    pass
+            shutil.rmtree(folder, ignore_errors=True)
+            temporary.rename(folder)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _start() -> None:
@@ -200,11 +203,11 @@ class Weather(NamedTuple):
 
 
 WEATHERS = {
-    "clear": Weather(0.28, (0.95, 0.9, 0.8), (0.42, 0.46, 0.55), (0.25, 0.45, 0.8), (0.7, 0.8, 0.92), 1500),
+    "clear": Weather(0.32, (0.95, 0.9, 0.8), (0.42, 0.46, 0.55), (0.25, 0.45, 0.8), (0.7, 0.8, 0.92), 1500),
     "golden": Weather(0.14, (1.1, 0.7, 0.4), (0.4, 0.38, 0.46), (0.36, 0.44, 0.66), (0.98, 0.75, 0.5), 700),
     "overcast": Weather(0.22, (0, 0, 0), (0.84, 0.85, 0.86), (0.7, 0.73, 0.77), (0.88, 0.89, 0.91), 600),
-    "fog": Weather(0.07, (0, 0, 0), (0.75, 0.75, 0.75), (0.76, 0.77, 0.78), (0.78, 0.79, 0.8), 90),
-    "rain": Weather(0.09, (0, 0, 0), (0.6, 0.62, 0.66), (0.45, 0.48, 0.53), (0.62, 0.64, 0.68), 200),
+    "fog": Weather(0.05, (0, 0, 0), (0.75, 0.75, 0.75), (0.76, 0.77, 0.78), (0.78, 0.79, 0.8), 90),
+    "rain": Weather(0.07, (0, 0, 0), (0.6, 0.62, 0.66), (0.45, 0.48, 0.53), (0.62, 0.64, 0.68), 200),
     "snow": Weather(0.06, (0, 0, 0), (0.8, 0.83, 0.88), (0.72, 0.75, 0.8), (0.85, 0.87, 0.9), 200),
     "dusk": Weather(0.07, (0, 0, 0), (0.38, 0.36, 0.46), (0.14, 0.16, 0.36), (0.78, 0.5, 0.42), 400, 0.8),
     "night": Weather(
@@ -236,10 +239,10 @@ def photograph(scene: Scene, rng: Generator) -> Array:
 
 def aim(scene: Scene, size: tuple[int, int], rng: Generator) -> tuple[Camera, float]:
     """Where the photographer stands, and on what side in radians (0 is in front of the building)."""
-    azimuth = np.radians(rng.uniform(-65, 65))
+    azimuth = np.radians(rng.uniform(-60, 60))
     focal = size[0] * rng.uniform(0.8, 1.7)
     apparent = max(scene.height / size[1], 1.6 * scene.reach / size[0])
-    distance = max(focal * apparent / rng.uniform(0.7, 1.4), scene.reach * 1.3 + 12)
+    distance = max(focal * apparent / rng.uniform(0.75, 1.35), scene.reach * 1.3 + 12)
     aside = scene.reach * rng.uniform(-0.3, 0.3)
     level = 1.7 if rng.uniform() < 0.7 else rng.uniform(3, 25)
     eye = np.array([np.sin(azimuth) * distance, -np.cos(azimuth) * distance, level])
@@ -388,16 +391,12 @@ def lamp_post(rng: Generator) -> Shapes:
 
 def car(rng: Generator) -> Shapes:
     """A car from its side."""
-    paint, way = rng.uniform(0.1, 0.8) + rng.uniform(-0.1, 0.15, 3), rng.choice([-1, 1])
+    colour, way = rng.uniform(0.1, 0.8) + rng.uniform(-0.1, 0.15, 3), rng.choice([-1, 1])
     x, z = (-2.1, -2.1, -1.2, -0.7, 0.8, 1.5, 2.1, 2.1), (0.3, 0.85, 0.95, 1.45, 1.45, 0.9, 0.8, 0.3)
-    body = np.column_stack([x, z]) * (way, 1)
-    glass = [(-1.0, 0.95), (-0.6, 1.38), (0.72, 1.38), (1.2, 0.95)]
+    body = (np.column_stack([x, z]), colour)
+    glass = (np.array([(-1.0, 0.95), (-0.6, 1.38), (0.72, 1.38), (1.2, 0.95)]), np.array([0.15, 0.18, 0.2]))
     wheels = [(shape("disc", x, 0, 0.66, 0.66), np.full(3, 0.06)) for x in (-1.3, 1.3)]
-    return [
-        (np.array(body) * (way, 1), paint),
-        (np.array(glass) * (way, 1), np.array([0.15, 0.18, 0.2])),
-        *wheels,
-    ]
+    return [(outline * (way, 1), tone) for outline, tone in (body, glass, *wheels)]
 
 
 def obstruct(image: Array, scene: Scene, camera: Camera, weather: Weather, rng: Generator) -> None:
@@ -407,7 +406,7 @@ def obstruct(image: Array, scene: Scene, camera: Camera, weather: Weather, rng: 
     clear = np.linalg.norm(camera.eye[:2]) - scene.reach
     light = np.array(weather.ambient) + 0.35 * np.array(weather.sun)
     kinds = (person, person, person, tree, lamp_post, *([] if scene.water else [car]))
-    for depth in -np.sort(-rng.uniform(0.18, 0.7, rng.integers(1, 8)) * clear):
+    for depth in -np.sort(-rng.uniform(0.2, 0.7, rng.integers(0, 7)) * clear):
         half = depth * camera.size[0] / camera.focal / 2
         foot = camera.eye * (1, 1, 0) + forward * depth + right * rng.uniform(-half, half)
         *pixel, away = project(camera, foot)

@@ -89,6 +89,7 @@ class Finetuned(Section):
     step_epochs: Count
     warmup_epochs: Annotated[int, Field(ge=0)]
     frozen: Annotated[int, Field(ge=0)]
+    batch_norm: Literal["frozen", "trained"]
     image_size: ImageSize
     augment: Augment
     label_smoothing: Annotated[float, Field(ge=0, lt=1)]

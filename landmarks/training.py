@@ -346,7 +346,7 @@ def one_pass(
     training = optimizer is not None
     device = next(model.parameters()).device
     model.train(training)
-    for norm in frozen_norms(model):
+    for norm in frozen_norms(model, recipe.batch_norm):
         norm.eval()
     sums = torch.zeros(4, dtype=torch.float64)
     with tqdm(total=len(loader.sampler), desc=name, unit="photo", leave=False, disable=_rank() > 0) as bar:  # type: ignore[arg-type]
@@ -437,13 +437,10 @@ def freeze(trunk: nn.Module, frozen: int) -> None:
         parameter.requires_grad = False
 
 
-def frozen_norms(trunk: nn.Module) -> list[nn.Module]:
-    """The BatchNorms whose weights are frozen; their statistics must not move either."""
-    return [
-        module
-        for module in trunk.modules()
-        if isinstance(module, _BatchNorm) and module.affine and not module.weight.requires_grad
-    ]
+def frozen_norms(net: nn.Module, batch_norm: str) -> list[nn.Module]:
+    """The BatchNorms whose statistics must not move: all, or only those whose weights are frozen."""
+    norms = [module for module in net.modules() if isinstance(module, _BatchNorm)]
+    return [norm for norm in norms if batch_norm == "frozen" or not norm.weight.requires_grad]
 
 
 def make_optimizer(net: nn.Module, recipe: Finetuned) -> torch.optim.Optimizer:

@@ -11,7 +11,15 @@ from landmarks.catalog import Photo
 from landmarks.errors import InputError
 
 RECIPE = params.load(Path(__file__).parents[1] / "params.yaml").finetuned.model_copy(
-    update={"epochs": 3, "batch_size": 8, "image_size": 32, "workers": 0, "checkpoint_every": 2}
+    update={
+        "epochs": 3,
+        "batch_size": 8,
+        "image_size": 32,
+        "workers": 0,
+        "checkpoint_every": 2,
+        "frozen": 0,
+        "batch_norm": "trained",
+    }
 )
 
 
@@ -155,6 +163,15 @@ def test_frozen_leaves_exactly_the_leading_tensors_alone():
     assert names[299].endswith("bias"), last_norm
     assert not {name for name in changed if name.rpartition(".")[0] in frozen_modules}
     assert set(names[300:]) <= changed
+
+
+def test_frozen_batch_norm_keeps_its_statistics(photos: list[Photo], tmp_path: Path):
+    made = course(photos, tmp_path, recipe(batch_norm="frozen", keep="last"))
+    norm = made.net.trunk.bn1
+    statistics, weight = norm.running_mean.clone(), norm.weight.clone()
+    list(made.epochs())
+    assert torch.equal(norm.running_mean, statistics)
+    assert not torch.equal(norm.weight, weight)
 
 
 @pytest.mark.parametrize(
