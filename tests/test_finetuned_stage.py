@@ -1,6 +1,7 @@
 """The stage `stages/model/finetuned.py` as DVC starts it, in a project of sixteen small photos."""
 
 import csv
+import math
 import os
 import random
 import re
@@ -24,6 +25,7 @@ ROOT = Path(__file__).parents[1]
 STAGE = "stages/model/finetuned.py"
 MODEL = Path("models/model.safetensors")
 CURVE = Path("reports/training.csv")
+EPOCHS = 16
 
 # Runs the stage, but dies in the middle of one checkpoint: argv is how many are written before, and
 # how much of the next one (1: all of it, but it has not got its name).
@@ -51,6 +53,11 @@ runpy.run_path("stages/model/finetuned.py", run_name="__main__")
 """
 
 
+def begun(log: str) -> list[int]:
+    """The epochs whose progress bars the log has."""
+    return [int(epoch) for epoch in re.findall(r"epoch (\d+)/\d+:", log)]
+
+
 @dataclass
 class Started:
     """A stage that runs in a process group of its own."""
@@ -61,9 +68,9 @@ class Started:
     def text(self) -> str:
         return self.log.read_text()
 
-    def wait_for(self, pattern: str) -> None:
-        """Wait until the log has `pattern`, or the process has ended."""
-        while not re.search(pattern, self.text()) and self.process.poll() is None:
+    def wait_for_epoch(self, epoch: int) -> None:
+        """Wait until this epoch or a later one has begun, or the process has ended."""
+        while self.process.poll() is None and epoch > max(begun(self.text()), default=0):
             time.sleep(0.01)
 
     def send(self, number: signal.Signals) -> None:
@@ -151,48 +158,44 @@ def folder(tmp_path: Path, photos: list[catalog.Photo]) -> Callable[..., Folder]
 
 @pytest.mark.slow
 def test_killed_at_any_moment_it_ends_with_the_bits_of_an_uninterrupted_run(folder: Callable[..., Folder]):
-    epochs = 16
-    project = folder(epochs=epochs, checkpoint_every=3, keep="last")
+    project = folder(epochs=EPOCHS, checkpoint_every=3, keep="last")
     whole = project.start()
-    whole.wait_for("epoch 1/")
+    whole.wait_for_epoch(1)
     began = time.monotonic()
     assert whole.end() == 0
-    an_epoch = (time.monotonic() - began) / epochs
+    an_epoch = (time.monotonic() - began) / EPOCHS
     expected = project.made()
-    assert set(map(Path, expected)) >= {MODEL, CURVE}
-    assert len(expected) == 4
+    assert sorted(Path(name).name for name in expected) == ["best.pt", "last.pt", MODEL.name, CURVE.name]
     for name in expected:
         (project.root / name).unlink()
 
     chance = random.Random(4)
-    at_random = [("random", epoch) for epoch in sorted(chance.sample(range(1, epochs - 1), 9))]
-    while_writing = [("writing", share) for share in (0.0, 0.3, 0.7, 1.0)]
-    plan = [*at_random, *while_writing]
+    moments = sorted(chance.uniform(1, EPOCHS - 2) for _ in range(9))
+    plan = [None] * len(moments) + [(1, 0.0), (0, 0.3), (0, 0.7), (0, 1.0)]
     chance.shuffle(plan)
-    epochs_of_kills = iter(sorted(epoch for kind, epoch in plan if kind == "random"))
-    kills = {"random": 0, "writing": 0}
+    killed = {"at random": 0, "while writing": 0}
     gone_on_after = []
-    for kind, share in plan:
+    for dying in plan:
         had_checkpoint = bool(project.checkpoints())
-        if kind == "writing":
-            started = project.start("-c", DYING, str(chance.randrange(2) if had_checkpoint else 1), str(share))
-            started.wait_for("never")
+        if dying:
+            started = project.start("-c", DYING, *map(str, dying))
         else:
             started = project.start()
-            started.wait_for(f"epoch {next(epochs_of_kills)}/")
-            time.sleep(chance.uniform(0, an_epoch))
+            part, epoch = math.modf(moments.pop(0))
+            started.wait_for_epoch(int(epoch))
+            time.sleep(part * an_epoch)
             started.send(signal.SIGKILL)
-        if started.end() == -signal.SIGKILL:
-            kills[kind] += 1
+        assert started.end() == -signal.SIGKILL, started.text()
+        killed["while writing" if dying else "at random"] += 1
         assert not (project.root / MODEL).exists()
         gone_on_after += check_start(started.text(), had_checkpoint)
-    assert kills == {"random": 9, "writing": 4}  # thirteen trainings were really interrupted
+    assert killed == {"at random": 9, "while writing": 4}  # all of them in training, as check_start says
 
     code, log = project.run()
     assert code == 0, log
     gone_on_after += check_start(log, had_checkpoint=True)
     assert gone_on_after == sorted(gone_on_after)
-    assert gone_on_after[-1] >= epochs // 2
+    assert gone_on_after[-1] > EPOCHS // 2
     assert project.made() == expected
 
 
@@ -201,7 +204,73 @@ def check_start(log: str, had_checkpoint: bool) -> list[int]:
     assert "broken" not in log
     gone_on_after = [int(epoch) for epoch in re.findall(r"going on after epoch (\d+) of", log)]
     assert len(gone_on_after) == had_checkpoint, log
-    first_trained = re.search(r"epoch (\d+)/\d+:", log)
-    assert first_trained, log
-    assert int(first_trained[1]) == 1 + sum(gone_on_after)
+    assert min(begun(log)) == 1 + sum(gone_on_after)
     return gone_on_after
+
+
+def test_ctrl_c_names_the_last_checkpoint_and_writes_no_model(folder: Callable[..., Folder]):
+    project = folder(epochs=1000, checkpoint_every=1)
+    started = project.start()
+    started.wait_for_epoch(3)
+    started.send(signal.SIGINT)
+    assert started.end() == 130, started.text()
+    log = started.text()
+    assert "Traceback" not in log
+    named = re.search(r"the last checkpoint is (\S+), run again to go on", log)
+    assert named, log
+    assert project.root / named[1] in project.checkpoints()
+    assert [path.name for path in (project.root / "models").iterdir()] == ["checkpoints"]
+    assert not (project.root / CURVE).exists()
+
+
+def test_two_processes_write_one_model_one_curve_and_one_run(folder: Callable[..., Folder]):
+    project = folder(epochs=2, batch_size=4)
+    code, log = project.run(NPROC="2")
+    assert code == 0, log
+    model = describers.read(project.root / MODEL)
+    assert isinstance(model, Trunk)
+    assert model.head is not None
+    assert model.head.classes == ("abbey", "bridge", "castle")
+    assert len(list((project.root / "runs").iterdir())) == 1
+    curve = project.curve()
+    assert [row["epoch"] for row in curve] == ["1", "2"]
+    figures = [float(row[name]) for row in curve for name in row]
+    assert all(map(math.isfinite, figures))
+
+
+@pytest.mark.parametrize(
+    ("train", "val", "changes", "message"),
+    [
+        (slice(0), slice(12, 16), {}, "data/splits/train.csv: no photos to train on; raise split.train"),
+        (slice(0, 12, 3), slice(12, 16), {}, "data/splits/train.csv: abbey is the only landmark in it"),
+        (slice(12), slice(0), {}, "data/splits/val.csv: no photos of the landmarks to be learned"),
+        (
+            slice(12),
+            slice(12, 16),
+            {"lr": 1e20, "warmup_epochs": 0},
+            "finetuned: the loss became (nan|inf) in epoch ",
+        ),
+    ],
+    ids=["no training photos", "one landmark only", "no validation photos", "loss that is not finite"],
+)
+def test_what_cannot_be_trained_is_one_error_line_and_leaves_the_model_that_was(
+    folder: Callable[..., Folder],
+    photos: list[catalog.Photo],
+    train: slice,
+    val: slice,
+    changes: dict[str, float],
+    message: str,
+):
+    project = folder(**changes)
+    project.list_photos("train", photos[train])
+    project.list_photos("val", photos[val])
+    (project.root / MODEL).parent.mkdir()
+    (project.root / MODEL).write_bytes(b"of before")
+    code, log = project.run()
+    assert code == 1
+    errors = [line for line in log.splitlines() if "error" in line.lower()]
+    assert len(errors) == 1, log
+    assert re.match(f"error: {message}", errors[0])
+    assert "Traceback" not in log
+    assert (project.root / MODEL).read_bytes() == b"of before"
+    assert not (project.root / CURVE).exists()
