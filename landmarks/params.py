@@ -1,6 +1,7 @@
 """The one typed view of `params.yaml`: unknown keys and values that are not allowed are refused."""
 
 import difflib
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -173,6 +174,15 @@ class Params(Section):
     gallery: Gallery
 
 
+class _Loader(yaml.SafeLoader):
+    """YAML as DVC reads and writes it: 1e-05 is a number, which it is not to PyYAML (YAML 1.1)."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
+)
+
+
 def load(path: Path = PATH) -> Params:
     """Read and check all of `params.yaml`, whichever part of it the caller needs.
 
@@ -180,7 +190,7 @@ def load(path: Path = PATH) -> Params:
     `InputError` naming each parameter, the value seen and what is allowed.
     """
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except FileNotFoundError:
         raise InputError(f"{path}: no such file; run this in the root of the repository") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:

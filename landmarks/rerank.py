@@ -7,18 +7,16 @@ from numpy.typing import NDArray
 
 from landmarks.rankings import NO_ROW, Block
 
-METHODS = ("one", "two")
 
-
-def vote(rows: NDArray[np.int32], classes: NDArray[np.intp], depth: int) -> NDArray[np.intp]:
+def vote(block: Block, classes: NDArray[np.intp], depth: int) -> NDArray[np.intp]:
     """The class of most of the first `depth` results of each query; of equal ones the lowest number.
 
-    `rows`: (Q, K) as in `Block`. `classes`: (N,) a number for each row of the index. Returns (Q,), -1
-    where a ranking is empty.
+    Results infinitely far have no vote. `classes`: (N,) a number for each row of the index. Returns
+    (Q,), -1 where nothing votes.
     """
-    first = rows[:, :depth]
-    votes = np.zeros((len(rows), int(classes.max()) + 1), np.intp)
-    queries, places = np.nonzero(first != NO_ROW)
+    first = block.rows[:, :depth]
+    votes = np.zeros((len(first), int(classes.max()) + 1), np.intp)
+    queries, places = np.nonzero(np.isfinite(block.distances[:, :depth]))
     np.add.at(votes, (queries, classes[first[queries, places]]), 1)
     return np.where(votes.any(axis=1), votes.argmax(axis=1), -1)
 
@@ -31,7 +29,7 @@ def rerank(
     `one`: the ranking as it is. `two`: the photos of the voted class come first, the order otherwise
     kept in both parts.
     """
-    predicted = vote(block.rows, classes, vote_depth)
+    predicted = vote(block, classes, vote_depth)
     if method == "one":
         return block, predicted
     missing = block.rows == NO_ROW

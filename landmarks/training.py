@@ -27,11 +27,10 @@ from torchvision.transforms import v2
 from torchvision.utils import make_grid
 from tqdm import tqdm
 
-from landmarks import trunks
+from landmarks import images, trunks
 from landmarks.catalog import Photo
 from landmarks.errors import InputError
 from landmarks.files import replacing, sha256
-from landmarks.images import read
 from landmarks.params import Finetuned
 from landmarks.rerank import numbered
 
@@ -104,7 +103,7 @@ class _Photos(Dataset[tuple[Tensor, int]]):
         epoch, row = key
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derived_seed(self.seed, epoch, row))
-            photo = self.transform(read(Path(self.photos[row].image_path), self.at_least))
+            photo = self.transform(images.read(Path(self.photos[row].image_path), self.at_least))
         return photo, self.labels[row]
 
 
@@ -167,7 +166,8 @@ def processes() -> Iterator[bool]:
     if "LOCAL_RANK" not in os.environ:
         yield True
         return
-    dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+    # The figures of a pass are summed on the CPU, which NCCL alone does not do.
+    dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
     try:
         yield _rank() == 0
     finally:
@@ -175,11 +175,20 @@ def processes() -> Iterator[bool]:
 
 
 def identity(train: Sequence[Photo], val: Sequence[Photo], parameters: dict[str, Any], weights: str) -> str:
-    """A hash of everything that shapes the trained weights: photos, parameters, code and versions."""
+    """A hash of everything that shapes the trained weights: photos, parameters, code and versions.
+
+    Raises `InputError` where a photo is gone or cannot be read.
+    """
     digest = hashlib.sha256(json.dumps(parameters, sort_keys=True).encode())
     for photo in (*train, *val):
-        digest.update(json.dumps([*photo, sha256(Path(photo.image_path))]).encode())
-    for source in (__file__, trunks.__file__, *([weights] if Path(weights).is_file() else [])):
+        try:
+            digest.update(json.dumps([*photo, sha256(Path(photo.image_path))]).encode())
+        except OSError as error:
+            raise InputError(
+                f"{photo.image_path}: gone or not readable ({error.strerror}); run `dvc repro` again"
+            ) from None
+    code = (__file__, trunks.__file__, images.__file__)
+    for source in (*code, *([weights] if Path(weights).is_file() else [])):
         digest.update(sha256(Path(source)).encode())
     digest.update(json.dumps([len(train), torch.__version__, _world(), torch.get_num_threads()]).encode())
     return digest.hexdigest()[:16]
@@ -238,16 +247,18 @@ class Training:
 
     def resume(self) -> None:
         """Go on from the last checkpoint that is whole, if there is one."""
-        for name in (LAST, BEST):
+        for path in self._newest_first():
             try:
-                self._load(self.checkpoints / name)
-            except FileNotFoundError:
-                continue
+                self._load(path)
             except (RuntimeError, UnpicklingError, EOFError, KeyError, ValueError) as error:
-                log.warning("%s is broken, left alone (%s)", self.checkpoints / name, error)
+                log.warning("%s is broken, left alone (%s)", path, error)
             else:
-                log.info("going on after epoch %d of %s", len(self.history), self.checkpoints / name)
+                log.info("going on after epoch %d of %s", len(self.history), path)
                 return
+
+    def _newest_first(self) -> list[Path]:
+        """The checkpoints there are: `LAST` is not the newest where the best epoch came after it."""
+        return sorted(self.checkpoints.glob("*.pt"), key=lambda path: path.stat().st_mtime_ns, reverse=True)
 
     def epochs(self) -> Iterator[Epoch]:
         """Train, epoch by epoch; first yields those that a checkpoint remembers."""
@@ -319,7 +330,7 @@ class Training:
         try:
             yield
         except KeyboardInterrupt:
-            last = max(self.checkpoints.glob("*.pt"), key=lambda path: path.stat().st_mtime, default=None)
+            last = next(iter(self._newest_first()), None)
             log.warning("interrupted; the last checkpoint is %s, run again to go on", last or "not yet there")
             raise
         except (MemoryError, RuntimeError) as error:
@@ -407,6 +418,8 @@ def evaluate(model: object, photos: Sequence[Photo], recipe: Finetuned) -> dict[
     known = [photo for photo in photos if photo.class_image in classes]
     if not known:
         raise InputError(f"no photo of the {len(classes)} landmarks that the model knows in this part")
+    if len(known) < len(photos):
+        log.warning("%d photos are of landmarks that the model does not know", len(photos) - len(known))
     size = model.options.image_size
     labels = [classes.index(photo.class_image) for photo in known]
     loader = DataLoader(

@@ -136,7 +136,10 @@ def build(backbone: str) -> nn.Module:
             f"backbone: {backbone!r} is not a network of torchvision ({', '.join(RESNETS)}) or timm; "
             f"close to it: {', '.join(close)}"
         )
-    trunk: nn.Module = timm.create_model(backbone, num_classes=0)
+    try:
+        trunk: nn.Module = timm.create_model(backbone, num_classes=0)
+    except RuntimeError as error:  # a tag, as in resnet18.a1_in1k, that timm does not know
+        raise InputError(f"backbone: {backbone!r}: {_first_line(error)}") from None
     return trunk
 
 
@@ -145,6 +148,10 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
 
     A dict under the key `state_dict`, and the prefix `module.` of DataParallel, are unwrapped.
     """
+    if path.resolve() == Path("models/model.safetensors").resolve():
+        raise InputError(
+            f"weights: {path} is what this stage writes, and DVC deletes it before; copy it elsewhere first"
+        )
     if not path.is_file():
         raise InputError(
             f"weights: {str(path)!r} is no file; allowed are imagenet, random, or a path to a "

@@ -28,7 +28,7 @@ NORMALIZATIONS = ("signed_sqrt", "intra", "none")
 Floats = NDArray[np.float32]
 FloatType = TypeVar("FloatType", np.float32, np.float64)
 
-logger = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 
 def descriptors(
@@ -177,7 +177,7 @@ class Vlad:
         return vlad if self.pca is None else self.pca.apply(vlad)
 
     def describe(
-        self, paths: Sequence[Path], batch_size: int, workers: int | None = None
+        self, paths: Sequence[Path], batch_size: int = 64, workers: int | None = None
     ) -> Iterator[Floats]:
         """The descriptors of `paths` in order, in float32 (n, D) blocks of at most `batch_size` rows.
 
@@ -191,7 +191,7 @@ class Vlad:
             blank += int(np.sum(~block.any(axis=1)))
             yield block
         if blank:
-            logger.warning("%d of %d photos have no SIFT keypoints: zero vectors", blank, len(paths))
+            log.warning("%d of %d photos have no SIFT keypoints: zero vectors", blank, len(paths))
 
     def tensors(self) -> dict[str, Floats]:
         """The arrays to store; with `settings` all that `restore` needs."""
@@ -241,7 +241,7 @@ def train(
 
     photos = tqdm(_in_order(sift, paths, workers), "SIFT", len(paths), unit="photo", disable=None)
     drawn = sample(photos, len(paths), training_descriptors, seed)
-    logger.info("learning %d words from %d SIFT descriptors", words, len(drawn))
+    log.info("learning %d words from %d SIFT descriptors", words, len(drawn))
     centres = learn_words(drawn, words, kmeans_iterations, seed)
     vlad = Vlad(centres, None, keypoints, max_side, root_sift, normalization)
     if pca_dimensions == 0:

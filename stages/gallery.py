@@ -7,6 +7,7 @@ import numpy as np
 
 from landmarks import gallery, params, rankings, scoring
 from landmarks.errors import run
+from landmarks.files import explained
 
 FOLDER = Path("reports/gallery")
 
@@ -15,7 +16,7 @@ def main() -> None:
     options = params.load()
     shutil.rmtree(FOLDER, ignore_errors=True)
     FOLDER.mkdir(parents=True)
-    with rankings.opened(Path("rankings/reranked.h5")) as ranked:
+    with explained(FOLDER), rankings.opened(Path("rankings/reranked.h5")) as ranked:
         precision = scoring.score(ranked, None).average_precision
         count = min(options.gallery.queries, len(precision))
         sample = np.random.default_rng(options.gallery.seed).choice(len(precision), count, replace=False)

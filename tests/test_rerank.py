@@ -43,21 +43,28 @@ vote_depths = st.integers(1, 10)
 )
 def test_the_vote_is_for_the_majority_and_ties_go_to_the_first_name(results, depth, winner):
     rows = np.arange(len(results), dtype=np.int32)[None]
-    assert vote(rows, np.array(results), depth).tolist() == [winner]
+    block = Block(rows, np.zeros(rows.shape, np.float32))
+    assert vote(block, np.array(results), depth).tolist() == [winner]
 
 
 def test_padding_does_not_vote():
     # Row -1 would index the last photo, of class C.
     classes = np.array([A, B, C])
     rows = np.array([[1, -1, -1], [-1, -1, -1], [2, -1, -1]], np.int32)
-    assert vote(rows, classes, 3).tolist() == [B, -1, C]
+    block = Block(rows, np.where(rows < 0, np.inf, 0).astype(np.float32))
+    assert vote(block, classes, 3).tolist() == [B, -1, C]
+
+
+def test_what_is_infinitely_far_does_not_vote():
+    block = Block(np.array([[0, 1, 2]], np.int32), np.array([[1, np.inf, np.inf]], np.float32))
+    assert vote(block, np.array([B, A, A]), 3).tolist() == [B]
 
 
 @settings(deadline=None)
 @given(retrieved(), vote_depths)
 def test_the_vote_is_what_counting_gives(ranked, depth):
     block, classes = ranked
-    for row, voted in zip(block.rows.tolist(), vote(block.rows, classes, depth), strict=True):
+    for row, voted in zip(block.rows.tolist(), vote(block, classes, depth), strict=True):
         counts = Counter(int(classes[r]) for r in row[:depth] if r >= 0)
         assert voted == min(counts, key=lambda name: (-counts[name], name), default=-1)
 
@@ -69,7 +76,7 @@ def test_one_leaves_the_ranking_as_it_is(ranked, depth):
     result, predicted = rerank(block, "one", classes, depth)
     np.testing.assert_array_equal(result.rows, block.rows)
     np.testing.assert_array_equal(result.distances, block.distances)
-    assert predicted.tolist() == vote(block.rows, classes, depth).tolist()
+    assert predicted.tolist() == vote(block, classes, depth).tolist()
 
 
 @settings(deadline=None)
@@ -78,7 +85,7 @@ def test_two_moves_the_voted_class_to_the_front_and_keeps_the_order_in_both_part
     block, classes = ranked
     result, predicted = rerank(block, "two", classes, depth)
     assert (result.rows.dtype, result.distances.dtype) == (np.int32, np.float32)
-    assert predicted.tolist() == vote(block.rows, classes, depth).tolist()
+    assert predicted.tolist() == vote(block, classes, depth).tolist()
     for voted, before, after in zip(
         predicted, zip(*block, strict=True), zip(*result, strict=True), strict=True
     ):
@@ -95,7 +102,7 @@ def test_two_moves_the_voted_class_to_the_front_and_keeps_the_order_in_both_part
 def test_the_vote_on_the_reranked_list_is_the_vote_on_the_retrieved_one(ranked, depth):
     block, classes = ranked
     result, predicted = rerank(block, "two", classes, depth)
-    assert vote(result.rows, classes, depth).tolist() == predicted.tolist()
+    assert vote(result, classes, depth).tolist() == predicted.tolist()
 
 
 def test_two_worked_by_hand():

@@ -1,12 +1,13 @@
 """Fine-tune the trunk as a classifier of the landmarks."""
 
+import logging
 import os
 import sys
 from dataclasses import astuple
 from pathlib import Path
 
 from landmarks import catalog, describers, params
-from landmarks.errors import run
+from landmarks.errors import InputError, run
 
 CURVE = Path("reports/training.csv")
 
@@ -37,14 +38,36 @@ def main() -> None:
         describers.write(Path("models/model.safetensors"), course.result())
 
 
-def under_torchrun() -> None:
-    """Start this script again in NPROC processes, where that is set."""
-    count = os.environ.get("NPROC", "1")
-    if count != "1" and "LOCAL_RANK" not in os.environ:
-        launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", count]
-        os.execv(sys.executable, [sys.executable, *launcher, *sys.argv])
+def processes() -> int:
+    """How many processes train: NPROC, or 1 in those that torchrun has started."""
+    count = os.environ.get("NPROC") or "1"
+    if not count.isdecimal() or int(count) < 1:
+        raise InputError(f"NPROC: {count!r} is not a number of processes, 1 or more")
+    return 1 if "LOCAL_RANK" in os.environ else int(count)
+
+
+def under_torchrun(count: int) -> None:
+    """Run this script in `count` processes; what goes wrong is told by the first, not by torchrun."""
+    from torch.distributed.elastic.multiprocessing import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.run import main as torchrun
+
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
+    try:
+        torchrun(["--standalone", "--nproc-per-node", str(count), "--local-ranks-filter", "0", *sys.argv])
+    except ChildFailedError:
+        sys.exit(1)
+    except SignalException as signal:
+        sys.exit(128 + signal.sigval)
+
+
+def start() -> None:
+    count = processes()
+    if count > 1:
+        under_torchrun(count)
+    else:
+        main()
 
 
 if __name__ == "__main__":
-    under_torchrun()
-    run(main)
+    run(start)

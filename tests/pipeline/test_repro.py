@@ -62,6 +62,8 @@ def test_another_backbone_and_back_is_restored_from_the_cache(at_first: Project)
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
+        ("model=finetund", "model: 'finetund' is not allowed: input should be 'pretrained', 'finetuned' or"),
+        ("dataset=paris", "dataset: there is no folder data/paris/images; expected one folder of photos per"),
         ("distance=L5", "distance: 'L5' is not allowed: input should be 'L1', 'L2' or 'L3'"),
         ("rerank_options.vote_depth=0", "rerank_options.vote_depth: 0 is not allowed"),
         ("retrieve.depth=many", "retrieve.depth: 'many' is not allowed"),

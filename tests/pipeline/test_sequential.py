@@ -1,7 +1,6 @@
 """Training on one dataset, then on another from where the first ended, with `dvc exp run`."""
 
 import shutil
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -22,10 +21,20 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Project:
     project = copy_of_repository(tmp_path_factory.mktemp("sequential"))
     project.env["OMP_NUM_THREADS"] = "1"
     project.set(
-        **{"backbone": "resnet18", "weights": "random", "demo__classes": 1, "demo__photos": 1},
-        **{"split__train": 0.5, "split__val": 0.25, "split__test": 0.125, "split__index": 0.125},
-        **{"finetuned__image_size": 32, "finetuned__epochs": 1, "finetuned__warmup_epochs": 0},
-        **{"finetuned__frozen": 0, "finetuned__batch_norm": "trained", "gallery__queries": 1},
+        backbone="resnet18",
+        weights="random",
+        demo__classes=1,
+        demo__photos=1,
+        split__train=0.5,
+        split__val=0.25,
+        split__test=0.125,
+        split__index=0.125,
+        finetuned__image_size=32,
+        finetuned__epochs=1,
+        finetuned__warmup_epochs=0,
+        finetuned__frozen=0,
+        finetuned__batch_norm="trained",
+        gallery__queries=1,
     )
     rng = np.random.default_rng(0)
     for dataset, landmarks in LANDMARKS.items():
@@ -77,7 +86,6 @@ def test_the_second_training_starts_from_the_first_with_a_head_of_its_own(traine
 
 @pytest.mark.slow
 def test_weights_of_another_backbone_are_an_error_that_names_tensors(trained: Project):
-    before = (trained.root / "models/model.safetensors").read_bytes()
     settings = ["-S", "dataset=second", "-S", f"weights={FIRST}", "-S", "backbone=resnet34"]
     done = trained.run("dvc", "exp", "run", *settings, "model", check=False)
     assert done.returncode != 0
@@ -85,7 +93,4 @@ def test_weights_of_another_backbone_are_an_error_that_names_tensors(trained: Pr
     expected = f"error: weights: {FIRST} does not fit the backbone: layer1.2.conv1.weight is missing; "
     assert expected in said
     assert "Traceback" not in said
-    assert (
-        not (trained.root / "models/model.safetensors").exists()
-        or (trained.root / "models/model.safetensors").read_bytes() == before
-    )
+    assert not (trained.root / "models/model.safetensors").exists()  # DVC removes the one of before
