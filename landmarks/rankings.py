@@ -61,6 +61,7 @@ def retrieve(queries: Store, index: Store, distance: str, depth: int | None) -> 
             f"and {names[1][:12]}...); run `dvc repro` again"
         )
     depth = ranking_depth(len(index.photos), depth)
+    blanks = index.attributes.get("kind") == "vlad"  # whose zero vector is a photo without keypoints
     row_of = {photo.image_path: row for row, photo in enumerate(index.photos)}
     own_rows = np.array([row_of.get(photo.image_path, NO_ROW) for photo in queries.photos])
     bar = tqdm(total=len(own_rows), desc=f"searching by {distance}", unit="query")
@@ -68,7 +69,7 @@ def retrieve(queries: Store, index: Store, distance: str, depth: int | None) -> 
         for start in range(0, len(own_rows), QUERIES_AT_ONCE):
             part = slice(start, start + QUERIES_AT_ONCE)
             spare = int((own_rows[part] != NO_ROW).any())
-            distances, rows = top_k(queries.features[part], index.features, distance, depth + spare, True)
+            distances, rows = top_k(queries.features[part], index.features, distance, depth + spare, blanks)
             yield _without(rows, distances, own_rows[part], depth)
             bar.update(len(rows))
 

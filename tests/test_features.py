@@ -312,9 +312,10 @@ def test_on_a_full_disk_a_store_is_whole_or_absent(tmp_path):
     mount = f"mount -t tmpfs -o size=8k tmpfs '{disk}'"
     in_namespace = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c"]
     try:
-        subprocess.run([*in_namespace, mount], check=True, capture_output=True)
+        again = f"{mount} && mount -o remount,size=9k '{disk}'"
+        subprocess.run([*in_namespace, again], check=True, capture_output=True)
     except (OSError, subprocess.CalledProcessError):
-        pytest.skip("a small file system can only be mounted where user namespaces are allowed")
+        pytest.skip("a small file system can only be mounted and resized where user namespaces are allowed")
     command = f"{mount} && exec '{sys.executable}' '{script}' '{disk}' '{other}'"
     root = Path(features.__file__).parents[1]
     run = subprocess.run(
