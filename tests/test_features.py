@@ -260,6 +260,7 @@ def test_other_errors_of_the_system_are_not_disguised(photos, monkeypatch):
 
 
 ON_A_FULL_DISK = """
+import gc
 import subprocess, sys
 from pathlib import Path
 import numpy as np
@@ -287,6 +288,7 @@ for write in (write_features, write_rankings):
     write(other / name)
     outcomes = []
     for size in range(8, 160, 12):
+        gc.collect()  # an error may still hold the map of a deleted file, and so its blocks
         subprocess.run(["mount", "-o", f"remount,size={size}k", disk], check=True)
         try:
             write(disk / name)
