@@ -7,6 +7,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
 from tqdm import tqdm
 
 from landmarks.errors import InputError
@@ -39,12 +41,7 @@ def scan(images: Path, max_pixels: int) -> tuple[list[Photo], list[Rejected]]:
     the same byte for byte the first one by path stays. Raises `InputError` where `images` is missing,
     holds no class folder or no usable photo.
     """
-    expected = f"expected one folder of photos per landmark, as in {images.as_posix()}/<landmark>/photo.jpg"
-    if not images.is_dir():
-        raise InputError(f"{images.as_posix()}: no such folder; {expected}")
-    if not any(entry.is_dir() and not entry.name.startswith(".") for entry in images.iterdir()):
-        raise InputError(f"{images.as_posix()}: no class folder in it; {expected}")
-
+    expected = landmark_folders(images)
     files = sorted(_visible_files(images), key=lambda path: path.as_posix())
     checks = in_order(lambda path: _check(path, images, max_pixels), files)
     photos: list[Photo] = []
@@ -67,6 +64,16 @@ def scan(images: Path, max_pixels: int) -> tuple[list[Photo], list[Rejected]]:
             + f"; {expected}"
         )
     return photos, rejected
+
+
+def landmark_folders(images: Path) -> str:
+    """Raise `InputError` where `images` is missing or holds no class folder; returns what is expected."""
+    expected = f"expected one folder of photos per landmark, as in {images.as_posix()}/<landmark>/photo.jpg"
+    if not images.is_dir():
+        raise InputError(f"{images.as_posix()}: no such folder; {expected}")
+    if not any(entry.is_dir() and not entry.name.startswith(".") for entry in images.iterdir()):
+        raise InputError(f"{images.as_posix()}: no class folder in it; {expected}")
+    return expected
 
 
 def _visible_files(folder: Path) -> Iterator[Path]:
@@ -94,6 +101,10 @@ def _check(path: Path, images: Path, max_pixels: int) -> tuple[bytes, str]:
         path.as_posix().encode()
     except UnicodeEncodeError:
         return b"", "its name is not UTF-8"
+    if "\r" in path.as_posix():  # which Python's CSV writer leaves unquoted
+        return b"", "its name has a carriage return"
+    if path.exists() and not path.is_file():  # a pipe, which would be waited on for ever
+        return b"", "not a regular file"
     try:
         decode(path, max_pixels)
         with path.open("rb") as file:
@@ -128,3 +139,10 @@ def read_photos(path: Path) -> list[Photo]:
         if len(row) != len(HEADER) or not all(row):
             raise InputError(f"{path}, row {number}: {row} is not an image path and a class")
     return [Photo(*row) for row in rows]
+
+
+def numbered(names: Sequence[str]) -> tuple[list[str], NDArray[np.intp]]:
+    """The distinct `names` in alphabetical (code point) order, and the number of each name among them."""
+    distinct = sorted(set(names))
+    number = {name: place for place, name in enumerate(distinct)}
+    return distinct, np.array([number[name] for name in names], np.intp)

@@ -12,6 +12,7 @@ from safetensors.numpy import save
 
 from landmarks.errors import InputError
 from landmarks.files import replacing
+from landmarks.images import Source
 
 # safetensors writes several entries of metadata in an order that differs from run to run.
 _ENTRY = "landmarks"
@@ -28,8 +29,8 @@ class Describer(Protocol):
     def kind(self) -> str:
         """`resnet`, `timm` or `vlad`."""
 
-    def describe(self, paths: Sequence[Path], batch_size: int) -> Iterator[NDArray[np.float32]]:
-        """Blocks of float32 (n, dimensions), in the order of `paths`."""
+    def describe(self, photos: Sequence[Source], batch_size: int) -> Iterator[NDArray[np.float32]]:
+        """Blocks of float32 (n, dimensions), in the order of `photos`."""
 
     def tensors(self) -> dict[str, NDArray[Any]]:
         """The numbers that the model has learned, by name."""

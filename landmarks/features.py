@@ -1,7 +1,6 @@
 """The HDF5 feature store: the descriptors of a part of the photos, row by row in CSV order."""
 
 import hashlib
-import io
 import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,10 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from landmarks import hdf5
 from landmarks.catalog import Photo
 from landmarks.describers import Describer
 from landmarks.errors import InputError
-from landmarks.files import explained, replacing
+from landmarks.files import explained
 
 BLOCK_BYTES = 16 << 20
 
@@ -48,7 +48,7 @@ def extract(
         path.parent.mkdir(parents=True, exist_ok=True)
         _describe(partial, photos, describer, _fingerprint(photos, attributes, batch_size), batch_size)
         rows = np.memmap(partial, np.float32, "r", _HEADER, (len(photos), describer.dimensions))
-        with writing_hdf5(path) as file:
+        with hdf5.writing(path) as file:
             _write(file, rows, photos, attributes)
         partial.unlink()
 
@@ -113,21 +113,8 @@ def _write(
     )
     for start in range(0, len(rows), per_block):
         features[start : start + per_block] = rows[start : start + per_block]
-    write_photos(file, "", photos)
+    hdf5.write_photos(file, "", photos)
     file.attrs.update(attributes)
-
-
-def write_photos(file: h5py.File, prefix: str, photos: Sequence[Photo]) -> None:
-    """Write `<prefix>image_path` and `<prefix>class_image`, UTF-8 (N,)."""
-    for field in Photo._fields:
-        values = [getattr(photo, field) for photo in photos]
-        file.create_dataset(prefix + field, data=values, dtype=h5py.string_dtype())
-
-
-def read_photos(file: h5py.File, prefix: str) -> list[Photo]:
-    """Read what `write_photos` wrote."""
-    paths, classes = (file[prefix + field].asstr()[:] for field in Photo._fields)
-    return [Photo(*row) for row in zip(paths, classes, strict=True)]
 
 
 def block_rows(dimensions: int) -> int:
@@ -138,53 +125,9 @@ def block_rows(dimensions: int) -> int:
 @contextmanager
 def opened(path: Path) -> Iterator[Store]:
     """Open the feature store at `path`. Raises `InputError` where it is none."""
-    with open_hdf5(path) as file:
+    with hdf5.opened(path) as file:
         try:
-            store = Store(file["features"], read_photos(file, ""), dict(file.attrs))
+            store = Store(file["features"], hdf5.read_photos(file, ""), dict(file.attrs))
         except KeyError as error:
             raise InputError(f"{path}: not a feature store ({error}); `dvc repro` makes it") from None
         yield store
-
-
-class _Disk(io.FileIO):
-    """A file for HDF5 to write to that keeps the first error instead of raising it.
-
-    HDF5 loses errors that occur while it closes, and crashes at exit after them (h5py issue 914).
-    """
-
-    error: OSError | None = None
-
-    def write(self, data: Any, /) -> int:
-        view = memoryview(data).cast("B")
-        done = 0
-        try:
-            while self.error is None and done < len(view):
-                done += super().write(view[done:])
-        except OSError as error:
-            self.error = error
-        return len(view)
-
-
-@contextmanager
-def writing_hdf5(path: Path) -> Iterator[h5py.File]:
-    """Write an HDF5 file that is whole or absent. Raises `InputError` where the disk is full."""
-    with replacing(path) as temporary, _Disk(temporary, "w+") as disk:
-        try:
-            with h5py.File(disk, "w") as file:
-                yield file
-        finally:
-            if disk.error:
-                raise disk.error
-
-
-@contextmanager
-def open_hdf5(path: Path) -> Iterator[h5py.File]:
-    """Open an HDF5 file to read. Raises `InputError` where it is none."""
-    try:
-        file = h5py.File(path)
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file; `dvc repro` makes it") from None
-    except OSError as error:
-        raise InputError(f"{path}: not an HDF5 file ({error}); delete it and run `dvc repro`") from None
-    with file:
-        yield file

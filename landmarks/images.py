@@ -1,5 +1,6 @@
 """Photos from files to arrays: decode, orient, resize; many at a time."""
 
+import io
 import os
 import struct
 import warnings
@@ -31,12 +32,15 @@ _UPRIGHT: dict[object, Image.Transpose] = {
     8: Image.Transpose.ROTATE_90,
 }
 
+Source = Path | bytes
+"""A photo: the path of its file, or the content of one."""
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-def decode(path: Path, max_pixels: int | None = None, at_least: int | None = None) -> Image.Image:
-    """The first frame of the photo at `path`, in whatever mode it is stored, decoded to the last pixel.
+def decode(source: Source, max_pixels: int | None = None, at_least: int | None = None) -> Image.Image:
+    """The first frame of the photo `source`, in whatever mode it is stored, decoded to the last pixel.
 
     Where a JPEG's sides stay `at_least` that long it is decoded at 1/2, 1/4 or 1/8 of its size, which
     costs a fraction of the time.
@@ -45,7 +49,7 @@ def decode(path: Path, max_pixels: int | None = None, at_least: int | None = Non
     the path, where the file is not a whole photo in one of `FORMATS` or has over `max_pixels` pixels.
     """
     try:
-        with path.open("rb") as file:
+        with io.BytesIO(source) if isinstance(source, bytes) else source.open("rb") as file:
             if not file.read(1):
                 raise ValueError("empty file")
             file.seek(0)
@@ -73,18 +77,16 @@ def decode(path: Path, max_pixels: int | None = None, at_least: int | None = Non
         raise ValueError(f"does not decode: {reason}") from None
 
 
-def read(path: Path, at_least: int | None = None) -> Image.Image:
-    """The photo at `path` upright (by its EXIF orientation) in mode RGB, `at_least` as in `decode`.
+def read(source: Source, at_least: int | None = None) -> Image.Image:
+    """The photo `source` upright (by its EXIF orientation) in mode RGB, `at_least` as in `decode`.
 
     16-bit greys are scaled to 8 bits; transparent pixels show white. Raises `InputError` naming the
     file where it does not decode.
     """
     try:
-        return to_rgb(decode(path, at_least=at_least))
+        return to_rgb(decode(source, at_least=at_least))
     except ValueError as error:
-        raise InputError(
-            f"{path}: {error}; it was whole when the catalog was made, run `dvc repro` again"
-        ) from None
+        raise InputError(f"{source if isinstance(source, Path) else 'photo'}: {error}") from None
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -94,7 +96,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
         image = image.transpose(turn)
     if image.mode.startswith(("I", "F")):
         # Pillow's own conversion clips 16 bits at 255 instead of scaling them.
-        grey = np.asarray(image, dtype=np.float32)
+        grey = np.nan_to_num(np.asarray(image, dtype=np.float32), posinf=0, neginf=0)
         top = 65535 if image.mode.startswith("I") else max(float(grey.max()), 1e-12)
         return Image.fromarray((grey.clip(0, top) * (255 / top)).round().astype(np.uint8)).convert("RGB")
     if image.has_transparency_data:
@@ -115,9 +117,9 @@ def _orientation(image: Image.Image) -> object:
         return None
 
 
-def read_square(path: Path, size: int) -> NDArray[np.uint8]:
-    """The whole photo at `path` stretched to `size` x `size`: uint8 (size, size, 3), RGB."""
-    return np.asarray(read(path, 2 * size).resize((size, size), Image.Resampling.BILINEAR))
+def read_square(source: Source, size: int) -> NDArray[np.uint8]:
+    """The whole photo `source` stretched to `size` x `size`: uint8 (size, size, 3), RGB."""
+    return np.asarray(read(source, 2 * size).resize((size, size), Image.Resampling.BILINEAR))
 
 
 def in_order(
@@ -145,9 +147,9 @@ def in_order(
 
 
 def batches(
-    paths: Sequence[Path], size: int, batch_size: int, workers: int | None = None
+    photos: Sequence[Source], size: int, batch_size: int, workers: int | None = None
 ) -> Iterator[NDArray[np.uint8]]:
-    """The photos of `paths`, in order, as uint8 (batch, size, size, 3) RGB, decoded ahead in threads."""
-    photos = in_order(lambda path: read_square(path, size), paths, workers)
-    while batch := list(islice(photos, batch_size)):
+    """The `photos`, in order, as uint8 (batch, size, size, 3) RGB, decoded ahead in threads."""
+    squares = in_order(lambda photo: read_square(photo, size), photos, workers)
+    while batch := list(islice(squares, batch_size)):
         yield np.stack(batch)

@@ -195,6 +195,8 @@ def load(path: Path = PATH) -> Params:
         raise InputError(f"{path}: no such file; run this in the root of the repository") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: not YAML: {error}") from None
+    if not isinstance(values, dict):
+        raise InputError(f"{path}: holds no parameters; `git checkout {path}` restores the committed ones")
     try:
         return Params.model_validate(values)
     except ValidationError as error:

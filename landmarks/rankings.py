@@ -11,9 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from landmarks import hdf5
 from landmarks.catalog import Photo
 from landmarks.errors import InputError
-from landmarks.features import Store, open_hdf5, read_photos, write_photos, writing_hdf5
+from landmarks.features import Store
 from landmarks.search import top_k
 
 QUERIES_AT_ONCE = 64
@@ -102,15 +103,15 @@ def write(
     """Write rankings of `depth` results as `blocks` bring them; `predicted` may fill as they come."""
     shape = (len(queries), depth)
     chunks = (min(len(queries), max(1, (1 << 18) // depth)), depth)
-    with writing_hdf5(path) as file:
+    with hdf5.writing(path) as file:
         rows = file.create_dataset("rows", shape, np.int32, chunks=chunks)
         distances = file.create_dataset("distances", shape, np.float32, chunks=chunks)
         start = 0
         for block in blocks:
             part = slice(start, start := start + len(block.rows))
             rows[part], distances[part] = block
-        write_photos(file, "query_", queries)
-        write_photos(file, "index_", index)
+        hdf5.write_photos(file, "query_", queries)
+        hdf5.write_photos(file, "index_", index)
         file.create_dataset("predicted", data=predicted or [], dtype=h5py.string_dtype())
         file.attrs.update(attributes)
 
@@ -118,13 +119,13 @@ def write(
 @contextmanager
 def opened(path: Path) -> Iterator[Rankings]:
     """Open the store of rankings at `path`. Raises `InputError` where it is none."""
-    with open_hdf5(path) as file:
+    with hdf5.opened(path) as file:
         try:
             rankings = Rankings(
                 file["rows"],
                 file["distances"],
-                read_photos(file, "query_"),
-                read_photos(file, "index_"),
+                hdf5.read_photos(file, "query_"),
+                hdf5.read_photos(file, "index_"),
                 list(file["predicted"].asstr()[:]),
                 dict(file.attrs),
             )

@@ -1,7 +1,5 @@
 """Re-ranking: the vote on a query's landmark, and orders other than the retrieved one."""
 
-from collections.abc import Sequence
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -37,10 +35,3 @@ def rerank(
     order = np.argsort(np.where(missing, 2, others), axis=1, kind="stable")
     rows, distances = block
     return Block(np.take_along_axis(rows, order, 1), np.take_along_axis(distances, order, 1)), predicted
-
-
-def numbered(names: Sequence[str]) -> tuple[list[str], NDArray[np.intp]]:
-    """The distinct `names` in alphabetical (code point) order, and the number of each name among them."""
-    distinct = sorted(set(names))
-    number = {name: place for place, name in enumerate(distinct)}
-    return distinct, np.array([number[name] for name in names], np.intp)

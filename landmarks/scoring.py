@@ -5,9 +5,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from landmarks.catalog import numbered
 from landmarks.errors import InputError
 from landmarks.rankings import NO_ROW, Rankings
-from landmarks.rerank import numbered
 
 Relevant = NDArray[np.bool_]
 Scores = NDArray[np.float64]

@@ -16,8 +16,11 @@ from pickle import UnpicklingError
 from typing import Any
 
 import numpy as np
+import PIL
+import timm
 import torch
 import torch.distributed as dist
+import torchvision
 from tensorboardX import SummaryWriter
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -28,11 +31,10 @@ from torchvision.utils import make_grid
 from tqdm import tqdm
 
 from landmarks import images, trunks
-from landmarks.catalog import Photo
+from landmarks.catalog import Photo, numbered
 from landmarks.errors import InputError
 from landmarks.files import replacing, sha256
 from landmarks.params import Finetuned
-from landmarks.rerank import numbered
 
 LAST, BEST = "last.pt", "best.pt"
 
@@ -166,6 +168,13 @@ def processes() -> Iterator[bool]:
     if "LOCAL_RANK" not in os.environ:
         yield True
         return
+    if torch.cuda.is_available():
+        rank, gpus = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
+        if rank >= gpus:
+            raise InputError(
+                f"NPROC: {os.environ['LOCAL_WORLD_SIZE']} is more than the {gpus} GPUs there are"
+            )
+        torch.cuda.set_device(rank)
     # The figures of a pass are summed on the CPU, which NCCL alone does not do.
     dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
     try:
@@ -190,7 +199,8 @@ def identity(train: Sequence[Photo], val: Sequence[Photo], parameters: dict[str,
     code = (__file__, trunks.__file__, images.__file__)
     for source in (*code, *([weights] if Path(weights).is_file() else [])):
         digest.update(sha256(Path(source)).encode())
-    digest.update(json.dumps([len(train), torch.__version__, _world(), torch.get_num_threads()]).encode())
+    versions = [module.__version__ for module in (torch, torchvision, timm, PIL)]
+    digest.update(json.dumps([len(train), versions, _world(), torch.get_num_threads()]).encode())
     return digest.hexdigest()[:16]
 
 
@@ -276,7 +286,13 @@ class Training:
         if _world() > 1:
             dist.barrier()
         if self.recipe.keep == "best":
-            self._load(self.checkpoints / BEST)
+            try:
+                self._load(self.checkpoints / BEST)
+            except FileNotFoundError:
+                raise InputError(
+                    f"{self.checkpoints / BEST}: gone; delete the rest of that folder to train anew, or set "
+                    "finetuned.keep to last"
+                ) from None
         log.info("the model is that of epoch %d", len(self.history))
         return trunks.Trunk(self.net.trunk, self.options, trunks.Head(self.net.head, tuple(self.classes)))
 
@@ -333,6 +349,9 @@ class Training:
             last = next(iter(self._newest_first()), None)
             log.warning("interrupted; the last checkpoint is %s, run again to go on", last or "not yet there")
             raise
+        except InputError as error:
+            # One raised in a worker process comes with the traceback of that process as its message.
+            raise InputError(str(error).strip().rpartition("InputError: ")[2]) from None
         except (MemoryError, RuntimeError) as error:
             if isinstance(error, RuntimeError) and not re.search("out of memory|allocate memory", str(error)):
                 raise
@@ -428,7 +447,7 @@ def evaluate(model: object, photos: Sequence[Photo], recipe: Finetuned) -> dict[
         sampler=_Order(len(known), None),
         num_workers=recipe.workers,
     )
-    net = nn.Sequential(model.net, linear)
+    net = nn.Sequential(model.net, linear).to("cuda" if torch.cuda.is_available() else "cpu")
     loss, first, fifth = one_pass(net, loader, model.options, "evaluating", recipe)
     return {"loss": loss, "prec@1": first, "prec@5": fifth, "photos": len(known)}
 
@@ -453,7 +472,9 @@ def freeze(trunk: nn.Module, frozen: int) -> None:
 def frozen_norms(net: nn.Module, batch_norm: str) -> list[nn.Module]:
     """The BatchNorms whose statistics must not move: all, or only those whose weights are frozen."""
     norms = [module for module in net.modules() if isinstance(module, _BatchNorm)]
-    return [norm for norm in norms if batch_norm == "frozen" or not norm.weight.requires_grad]
+    return [
+        norm for norm in norms if batch_norm == "frozen" or (norm.affine and not norm.weight.requires_grad)
+    ]
 
 
 def make_optimizer(net: nn.Module, recipe: Finetuned) -> torch.optim.Optimizer:

@@ -4,6 +4,7 @@ import difflib
 import struct
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from http.client import HTTPException
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any, NamedTuple, Self
@@ -62,15 +63,15 @@ class Trunk:
         """`resnet` for torchvision's, `timm` for the others."""
         return "resnet" if self.options.backbone in RESNETS else "timm"
 
-    def describe(self, paths: Sequence[Path], batch_size: int) -> Iterator[NDArray[np.float32]]:
-        """Describe photos, a batch at a time: float32 (batch, dimensions), in the order of `paths`.
+    def describe(self, photos: Sequence[images.Source], batch_size: int) -> Iterator[NDArray[np.float32]]:
+        """Describe photos, a batch at a time: float32 (batch, dimensions), in the order of `photos`.
 
         A descriptor is the output of the pooled layer divided by the sum of its absolute values.
         """
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         net = self.net.to(device).to(memory_format=torch.channels_last)
         with torch.inference_mode():
-            for batch in images.batches(paths, self.options.image_size, batch_size):
+            for batch in images.batches(photos, self.options.image_size, batch_size):
                 pooled = net(normalize(torch.from_numpy(batch).to(device), self.options)).float()
                 descriptors = nn.functional.normalize(pooled, p=1, dim=1)
                 yield descriptors.cpu().numpy()
@@ -180,8 +181,8 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
 
 def _load(net: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
     """Load the tensors of `state` into `net`; the classifier's are left out, all others must fit."""
-    heads = _classifier_names(net)
-    state = {name: tensor for name, tensor in state.items() if name.rpartition(".")[0] not in heads}
+    heads = _classifier_prefixes(net)
+    state = {name: tensor for name, tensor in state.items() if not name.startswith(heads)}
     own = net.state_dict()
     # Files of before torch 0.4.1, torchvision's own among them, lack the counters; describing needs none.
     counters = {name: own[name] for name in own if name.endswith(".num_batches_tracked")}
@@ -199,9 +200,9 @@ def _load(net: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
     net.load_state_dict(state)
 
 
-def _classifier_names(net: nn.Module) -> tuple[str, ...]:
+def _classifier_prefixes(net: nn.Module) -> tuple[str, ...]:
     names = getattr(net, "pretrained_cfg", {}).get("classifier", "fc")
-    return (HEAD, *((names,) if isinstance(names, str) else names or ()))
+    return tuple(f"{name}." for name in (HEAD, *((names,) if isinstance(names, str) else names or ())))
 
 
 def _imagenet(backbone: str) -> Mapping[str, Tensor]:
@@ -215,7 +216,7 @@ def _imagenet(backbone: str) -> Mapping[str, Tensor]:
         weights = torchvision.models.get_model_weights(backbone).IMAGENET1K_V1
         try:
             state: Mapping[str, Tensor] = weights.get_state_dict(progress=True, check_hash=True)
-        except (OSError, RuntimeError) as error:
+        except (OSError, RuntimeError, HTTPException) as error:
             folder = Path(torch.hub.get_dir(), "checkpoints")
             raise InputError(
                 f"weights: {weights.url} cannot be downloaded ({_first_line(error)}); "

@@ -26,6 +26,7 @@ SIFT_LENGTH = 128
 NORMALIZATIONS = ("signed_sqrt", "intra", "none")
 
 Floats = NDArray[np.float32]
+Item = TypeVar("Item")
 FloatType = TypeVar("FloatType", np.float32, np.float64)
 
 log = logging.getLogger(__name__)
@@ -168,30 +169,30 @@ class Vlad:
         """D, the length of a photo's descriptor."""
         return self.words.size if self.pca is None else len(self.pca.projection)
 
-    def vector(self, path: Path) -> Floats:
-        """The descriptor of the photo at `path`: float32 (D,); zero where it has no keypoints."""
+    def vector(self, photo: images.Source) -> Floats:
+        """The descriptor of `photo`: float32 (D,); zero where it has no keypoints."""
         sift = descriptors(
-            images.read(path), keypoints=self.keypoints, max_side=self.max_side, root_sift=self.root_sift
+            images.read(photo), keypoints=self.keypoints, max_side=self.max_side, root_sift=self.root_sift
         )
         vlad = encode(sift, self.words, self.normalization)
         return vlad if self.pca is None else self.pca.apply(vlad)
 
     def describe(
-        self, paths: Sequence[Path], batch_size: int = 64, workers: int | None = None
+        self, photos: Sequence[images.Source], batch_size: int = 64, workers: int | None = None
     ) -> Iterator[Floats]:
-        """The descriptors of `paths` in order, in float32 (n, D) blocks of at most `batch_size` rows.
+        """The descriptors of `photos` in order, in float32 (n, D) blocks of at most `batch_size` rows.
 
         `workers`: photos described at a time, by default one a core; the result does not depend on it.
         Photos without keypoints are counted on the log.
         """
-        vectors = _in_order(self.vector, paths, workers)
+        vectors = _in_order(self.vector, photos, workers)
         blank = 0
         while batch := list(islice(vectors, batch_size)):
             block = np.stack(batch)
             blank += int(np.sum(~block.any(axis=1)))
             yield block
         if blank:
-            log.warning("%d of %d photos have no SIFT keypoints: zero vectors", blank, len(paths))
+            log.warning("%d of %d photos have no SIFT keypoints: zero vectors", blank, len(photos))
 
     def tensors(self) -> dict[str, Floats]:
         """The arrays to store; with `settings` all that `restore` needs."""
@@ -251,11 +252,11 @@ def train(
 
 
 def _in_order(
-    function: Callable[[Path], Floats], paths: Iterable[Path], workers: int | None
+    function: Callable[[Item], Floats], photos: Iterable[Item], workers: int | None
 ) -> Iterator[Floats]:
     """Map `function` over photos in threads, which is enough: Pillow and OpenCV let go of the GIL."""
     cv2.setNumThreads(1)  # two photos at a time are faster than two threads on one photo
-    return images.in_order(function, paths, workers)
+    return images.in_order(function, photos, workers)
 
 
 def _unit(vectors: NDArray[FloatType], order: int = 2) -> NDArray[FloatType]:

@@ -2,18 +2,14 @@
 
 from pathlib import Path
 
-from landmarks import params
-from landmarks.errors import InputError, run
+from landmarks import catalog, params
+from landmarks.errors import run
 
 
 def main() -> None:
     dataset = params.load().dataset
-    images = Path("data", dataset, "images")
-    if dataset != "demo" and not images.is_dir():
-        raise InputError(
-            f"dataset: there is no folder {images}; expected one folder of photos per landmark, as in "
-            f"{images}/<landmark>/photo.jpg"
-        )
+    if dataset != "demo":  # whose photos a stage draws
+        catalog.landmark_folders(Path("data", dataset, "images"))
 
 
 if __name__ == "__main__":

@@ -7,8 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from landmarks import params, rankings, rerank, scoring
-from landmarks.catalog import write_rows
+from landmarks import catalog, params, rankings, scoring
 from landmarks.errors import run
 from landmarks.files import replacing
 
@@ -20,7 +19,7 @@ def main() -> None:
     options = params.load()
     with rankings.opened(Path("rankings/reranked.h5")) as ranked:
         report = scoring.score(ranked, options.evaluate.reject_above)
-        write_rows(REPORTS / "results.csv", RESULTS, results(ranked, report))
+        catalog.write_rows(REPORTS / "results.csv", RESULTS, results(ranked, report))
     write_plots(report)
     with replacing(REPORTS / "metrics.json") as temporary:
         temporary.write_text(json.dumps(report.metrics(), indent=2) + "\n")
@@ -41,7 +40,7 @@ def results(ranked: rankings.Rankings, report: scoring.Report) -> Iterator[tuple
 
 def write_plots(report: scoring.Report) -> None:
     plots = REPORTS / "plots"
-    names, numbers = rerank.numbered(report.classes)
+    names, numbers = catalog.numbered(report.classes)
     accuracy = scoring.mean_by_class(report.right, numbers)
     precision = scoring.mean_by_class(report.average_precision, numbers)
     counts = np.bincount(numbers)
@@ -49,11 +48,11 @@ def write_plots(report: scoring.Report) -> None:
         (name, counts[number], f"{accuracy[number]:.6f}", f"{precision.get(number, np.nan):.6f}")
         for number, name in enumerate(names)
     )
-    write_rows(plots / "classes.csv", ("class", "queries", "accuracy", "average_precision"), by_class)
+    catalog.write_rows(plots / "classes.csv", ("class", "queries", "accuracy", "average_precision"), by_class)
     confusion = zip(report.classes, report.predicted, strict=True)
-    write_rows(plots / "confusion.csv", ("actual", "predicted"), confusion)
+    catalog.write_rows(plots / "confusion.csv", ("actual", "predicted"), confusion)
     curve = ((f"{r:.2f}", f"{p:.6f}") for r, p in zip(scoring.RECALLS, report.curve, strict=True))
-    write_rows(plots / "precision_recall.csv", ("recall", "precision"), curve)
+    catalog.write_rows(plots / "precision_recall.csv", ("recall", "precision"), curve)
 
 
 if __name__ == "__main__":

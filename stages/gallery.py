@@ -17,19 +17,20 @@ def main() -> None:
     shutil.rmtree(FOLDER, ignore_errors=True)
     FOLDER.mkdir(parents=True)
     with explained(FOLDER), rankings.opened(Path("rankings/reranked.h5")) as ranked:
-        precision = scoring.score(ranked, None).average_precision
+        report = scoring.score(ranked, options.evaluate.reject_above)
+        precision = report.average_precision
         count = min(options.gallery.queries, len(precision))
         sample = np.random.default_rng(options.gallery.seed).choice(len(precision), count, replace=False)
         worst = np.argsort(precision, kind="stable")[:count]
         for kind, queries in (("sample", sorted(sample)), ("worst", worst)):
             for place, query in enumerate(queries, 1):
-                sheet = gallery.contact_sheet(tiles(ranked, query, precision[query], options.gallery.results))
+                sheet = gallery.contact_sheet(tiles(ranked, report, query, options.gallery.results))
                 sheet.save(FOLDER / f"{kind}_{place:02}.jpg", quality=85)
 
 
-def tiles(ranked: rankings.Rankings, query: int, precision: float, results: int) -> list[gallery.Tile]:
+def tiles(ranked: rankings.Rankings, report: scoring.Report, query: int, results: int) -> list[gallery.Tile]:
     photo = ranked.queries[query]
-    predicted = ranked.predicted[query] or scoring.NO_CLASS
+    precision, predicted = report.average_precision[query], report.predicted[query]
     lines = [photo.class_image, f"AP {precision:.2f}, taken for {predicted}"]
     row = [gallery.Tile(Path(photo.image_path), lines, None)]
     for place, distance in zip(ranked.rows[query, :results], ranked.distances[query], strict=False):

@@ -3,14 +3,14 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from landmarks import params, rankings, rerank
+from landmarks import catalog, params, rankings, rerank
 from landmarks.errors import run
 
 
 def main() -> None:
     options = params.load()
     with rankings.opened(Path("rankings/retrieved.h5")) as retrieved:
-        names, classes = rerank.numbered([photo.class_image for photo in retrieved.index])
+        names, classes = catalog.numbered([photo.class_image for photo in retrieved.index])
         predicted: list[str] = []
 
         def blocks() -> Iterator[rankings.Block]:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from landmarks.catalog import HEADER, Photo, Rejected, read_photos, scan, write_rows
+from landmarks.catalog import HEADER, Photo, Rejected, numbered, read_photos, scan, write_rows
 from landmarks.errors import InputError
 
 IMAGES = Path("data/x/images")
@@ -328,3 +328,17 @@ def test_a_csv_file_of_another_kind_is_refused_with_what_is_wrong(content, messa
 def test_a_missing_csv_file_says_what_makes_it():
     with pytest.raises(InputError, match=r"catalog\.csv: no such file; `dvc repro` makes it"):
         read_photos(Path("catalog.csv"))
+
+
+def test_names_are_numbered_by_code_point():
+    names, numbers = numbered(["b", "é", "B", "a,b", "001", "b"])
+    assert names == ["001", "B", "a,b", "b", "é"]
+    assert numbers.tolist() == [3, 4, 1, 2, 0, 3]
+
+
+def test_a_name_with_a_carriage_return_and_a_pipe_are_rejected(good):
+    put("a/line\rbreak.jpg", encoded("JPEG"))
+    os.mkfifo(IMAGES / "a/pipe.jpg")
+    photos, rejected = scan(IMAGES, LIMIT)
+    assert photos == [good]
+    assert [row.reason for row in rejected] == ["its name has a carriage return", "not a regular file"]

@@ -138,13 +138,25 @@ def test_a_photo_as_large_as_max_pixels_decodes_and_one_pixel_more_does_not(tmp_
 
 
 @pytest.mark.parametrize("content", [None, b"", b"not a photo"], ids=["gone", "empty", "overwritten"])
-def test_a_photo_that_broke_since_the_catalog_is_named_with_the_remedy(tmp_path, content):
+def test_a_photo_that_does_not_decode_is_named(tmp_path, content):
     path = tmp_path / "photo.jpg"
     if content is not None:
         path.write_bytes(content)
-    with pytest.raises(InputError, match="run `dvc repro` again") as caught:
+    with pytest.raises(InputError, match=f"^{re.escape(str(path))}: "):
         images.read(path)
-    assert str(caught.value).startswith(f"{path}: ")
+
+
+def test_the_content_of_a_file_is_a_photo_like_the_file(tmp_path, make_photo):
+    path = make_photo(tmp_path / "photo.jpg")
+    np.testing.assert_array_equal(images.read(path.read_bytes()), images.read(path))
+    with pytest.raises(InputError, match=r"^photo: empty file"):
+        images.read(b"")
+
+
+def test_pixels_of_a_tiff_that_are_not_a_number_are_black(tmp_path):
+    stored = np.array([[np.nan, np.inf, 1.0]], np.float32)
+    Image.fromarray(stored).save(tmp_path / "photo.tif")
+    assert pixels(tmp_path / "photo.tif")[0] == [[0, 0, 0], [0, 0, 0], [255, 255, 255]]
 
 
 @pytest.mark.parametrize(

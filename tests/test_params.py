@@ -155,8 +155,8 @@ def test_all_that_is_wrong_is_said_at_once(load_with):
         (b"a: b: c", "not YAML"),
         ("dataset: Huế".encode("utf-16"), "not YAML"),
         (b"!!python/object/apply:os.system ['true']", "not YAML"),
-        (b"", "dictionary"),
-        (b"- distance\n- L1\n", "dictionary"),
+        (b"", "holds no parameters"),
+        (b"- distance\n- L1\n", "holds no parameters"),
     ],
 )
 def test_a_file_that_is_no_mapping_in_yaml_is_refused(tmp_path, content, message):

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from landmarks.rankings import Block
-from landmarks.rerank import numbered, rerank, vote
+from landmarks.rerank import rerank, vote
 
 A, B, C = 0, 1, 2
 
@@ -112,9 +112,3 @@ def test_two_worked_by_hand():
     assert predicted.tolist() == [B]
     assert result.rows.tolist() == [[1, 2, 3, 0, 4, -1]]
     assert result.distances.tolist() == [[2, 4, 1, 3, 5, np.inf]]
-
-
-def test_names_are_numbered_by_code_point():
-    names, numbers = numbered(["b", "é", "B", "a,b", "001", "b"])
-    assert names == ["001", "B", "a,b", "b", "é"]
-    assert numbers.tolist() == [3, 4, 1, 2, 0, 3]

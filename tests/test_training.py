@@ -102,6 +102,20 @@ def test_the_kept_epoch_is_the_one_that_validates_best(photos: list[Photo], tmp_
     np.testing.assert_array_equal(weight, kept["net"]["trunk.conv1.weight"].numpy())
 
 
+def test_a_best_checkpoint_that_is_gone_is_named(photos: list[Photo], tmp_path: Path):
+    made = course(photos, tmp_path, recipe(epochs=1))
+    list(made.epochs())
+    (tmp_path / training.BEST).unlink()
+    with pytest.raises(InputError, match=r"best\.pt: gone"):
+        made.result()
+
+
+def test_a_photo_that_a_worker_cannot_read_is_named_without_traceback(photos: list[Photo], tmp_path: Path):
+    made = course([*photos[:15], Photo("gone.png", "red")], tmp_path, recipe(workers=1))
+    with pytest.raises(InputError, match=r"^gone\.png: no such file$"):
+        list(made.epochs())
+
+
 def test_workers_do_not_change_the_result(photos: list[Photo], tmp_path: Path):
     alone, helped = (
         course(photos, tmp_path / str(n), recipe(workers=n, epochs=1, keep="last")) for n in (0, 2)
@@ -163,6 +177,10 @@ def test_frozen_leaves_exactly_the_leading_tensors_alone():
     assert names[299].endswith("bias"), last_norm
     assert not {name for name in changed if name.rpartition(".")[0] in frozen_modules}
     assert set(names[300:]) <= changed
+
+
+def test_a_batch_norm_without_weights_counts_as_trained():
+    assert training.frozen_norms(nn.BatchNorm2d(3, affine=False), "trained") == []
 
 
 def test_frozen_batch_norm_keeps_its_statistics(photos: list[Photo], tmp_path: Path):

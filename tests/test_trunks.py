@@ -215,6 +215,13 @@ def test_the_classifier_of_a_file_is_dropped(network, trunk):
         assert_array_equal(tensor, state[name].numpy())
 
 
+def test_a_classifier_of_several_layers_is_dropped(tmp_path, network, trunk):
+    state = {name: tensor for name, tensor in network.state_dict().items() if not name.startswith("fc.")}
+    torch.save(state | {"fc.0.weight": torch.zeros(2, 2)}, tmp_path / "weights.pth")
+    loaded = pretrained(weights=tmp_path / "weights.pth")
+    assert_array_equal(loaded.tensors()["conv1.weight"], trunk.tensors()["conv1.weight"])
+
+
 @pytest.mark.parametrize(
     "left_out",
     [

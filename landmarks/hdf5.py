@@ -1,0 +1,70 @@
+"""HDF5 files that are whole or absent, and the photos that their rows belong to."""
+
+import io
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import h5py
+
+from landmarks.catalog import Photo
+from landmarks.errors import InputError
+from landmarks.files import replacing
+
+
+class _Disk(io.FileIO):
+    """A file for HDF5 to write to that keeps the first error instead of raising it.
+
+    HDF5 loses errors that occur while it closes, and crashes at exit after them (h5py issue 914).
+    """
+
+    error: OSError | None = None
+
+    def write(self, data: Any, /) -> int:
+        view = memoryview(data).cast("B")
+        done = 0
+        try:
+            while self.error is None and done < len(view):
+                done += super().write(view[done:])
+        except OSError as error:
+            self.error = error
+        return len(view)
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[h5py.File]:
+    """Write an HDF5 file that is whole or absent. Raises `InputError` where the disk is full."""
+    with replacing(path) as temporary, _Disk(temporary, "w+") as disk:
+        try:
+            with h5py.File(disk, "w") as file:
+                yield file
+        finally:
+            if disk.error:
+                raise disk.error
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[h5py.File]:
+    """Open an HDF5 file to read. Raises `InputError` where it is none."""
+    try:
+        file = h5py.File(path)
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file; `dvc repro` makes it") from None
+    except OSError as error:
+        raise InputError(f"{path}: not an HDF5 file ({error}); delete it and run `dvc repro`") from None
+    with file:
+        yield file
+
+
+def write_photos(file: h5py.File, prefix: str, photos: Sequence[Photo]) -> None:
+    """Write `<prefix>image_path` and `<prefix>class_image`, UTF-8 (N,)."""
+    for field in Photo._fields:
+        values = [getattr(photo, field) for photo in photos]
+        file.create_dataset(prefix + field, data=values, dtype=h5py.string_dtype())
+
+
+def read_photos(file: h5py.File, prefix: str) -> list[Photo]:
+    """Read what `write_photos` wrote."""
+    paths, classes = (file[prefix + field].asstr()[:] for field in Photo._fields)
+    return [Photo(*row) for row in zip(paths, classes, strict=True)]
