@@ -7,10 +7,11 @@ from typing import Annotated, Literal
 
 import typer
 
-from landmarks import params
+from landmarks import cli_datasets, params
 from landmarks.errors import InputError
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
+app.add_typer(cli_datasets.app)
 
 MODEL = Path("models/model.safetensors")
 

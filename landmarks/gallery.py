@@ -2,11 +2,10 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
-from landmarks.images import read
+from landmarks.images import Source, read
 
 TILE = (220, 165)
 GAP = 10
@@ -18,15 +17,18 @@ RIGHT, WRONG, QUERY = "#1a9850", "#d73027", "#444444"
 
 @dataclass(frozen=True)
 class Tile:
-    """A photo of a contact sheet with the lines below it; `right` is None for the query."""
+    """A photo of a contact sheet with the lines below it.
 
-    path: Path
+    `right` is None for the query, and for a result that does not count.
+    """
+
+    photo: Source
     lines: Sequence[str]
     right: bool | None
 
 
 def contact_sheet(tiles: Sequence[Tile]) -> Image.Image:
-    """The tiles in a row, framed green where right, red where wrong and grey for the query."""
+    """The tiles in a row, framed green where right, red where wrong and grey where neither."""
     font = ImageFont.load_default(FONT_SIZE)
     width, height = TILE
     step = width + 2 * FRAME + GAP
@@ -36,7 +38,7 @@ def contact_sheet(tiles: Sequence[Tile]) -> Image.Image:
     for place, tile in enumerate(tiles):
         left = GAP + place * step
         colour = QUERY if tile.right is None else RIGHT if tile.right else WRONG
-        photo = ImageOps.pad(read(tile.path), TILE, color="#eeeeee")
+        photo = ImageOps.pad(read(tile.photo), TILE, color="#eeeeee")
         sheet.paste(ImageOps.expand(photo, FRAME, colour), (left, GAP))
         for number, line in enumerate(tile.lines[:TEXT_LINES]):
             top = GAP + height + 2 * FRAME + 3 + number * (FONT_SIZE + 4)

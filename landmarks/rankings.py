@@ -49,11 +49,13 @@ class Rankings:
             yield part, Block(self.rows[part], self.distances[part])
 
 
-def retrieve(queries: Store, index: Store, distance: str, depth: int | None) -> Iterator[Block]:
+def retrieve(
+    queries: Store, index: Store, distance: str, depth: int | None, keep_own: bool = False
+) -> Iterator[Block]:
     """Rank the index for each query, `QUERIES_AT_ONCE` at a time.
 
-    A row of the index with the query's own path is left out. K is the whole index, or `depth` where
-    that is less. Raises `InputError` where the two stores were not made by the same model.
+    A row of the index with the query's own path is left out, unless `keep_own`. K is the whole index, or
+    `depth` where that is less. Raises `InputError` where the two stores were not made by the same model.
     """
     names = [store.attributes["model_sha256"] for store in (queries, index)]
     if names[0] != names[1]:
@@ -63,7 +65,7 @@ def retrieve(queries: Store, index: Store, distance: str, depth: int | None) -> 
         )
     depth = ranking_depth(len(index.photos), depth)
     blanks = index.attributes.get("kind") == "vlad"  # whose zero vector is a photo without keypoints
-    row_of = {photo.image_path: row for row, photo in enumerate(index.photos)}
+    row_of = {} if keep_own else {photo.image_path: row for row, photo in enumerate(index.photos)}
     own_rows = np.array([row_of.get(photo.image_path, NO_ROW) for photo in queries.photos])
     bar = tqdm(total=len(own_rows), desc=f"searching by {distance}", unit="query")
     with bar:

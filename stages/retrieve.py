@@ -18,7 +18,7 @@ def main() -> None:
             queries.photos,
             index.photos,
             rankings.ranking_depth(len(index.photos), depth),
-            rankings.retrieve(queries, index, distance, depth),
+            rankings.retrieve(queries, index, distance, depth, options.evaluate.queries_in_index),
             {**index.attributes, "distance": distance},
         )
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from landmarks import features
-from landmarks.catalog import Photo
+from landmarks.catalog import HEADER, Photo
 from landmarks.errors import InputError
 
 ATTRIBUTES = {
@@ -100,7 +100,7 @@ def test_a_store_holds_the_descriptors_names_and_attributes_in_order(monkeypatch
         assert stored.chunks[1] == 3
         assert 1 <= stored.chunks[0] <= len(photos)
         np.testing.assert_array_equal(stored, [Fake.descriptor(photo.image_path) for photo in photos])
-        for field in Photo._fields:
+        for field in HEADER:
             assert h5py.check_string_dtype(file[field].dtype).encoding == "utf-8"
             assert [value.decode() for value in file[field]] == [getattr(photo, field) for photo in photos]
         assert dict(file.attrs) == ATTRIBUTES

@@ -120,7 +120,7 @@ def test_a_mistyped_name_is_refused_with_the_name_that_was_meant(
 
 def test_a_name_like_no_other_is_refused_with_all_that_are_allowed(load_with):
     with pytest.raises(
-        InputError, match=r"split\.zzz: no such parameter; allowed here: train, val, test, index"
+        InputError, match=r"split\.zzz: no such parameter; allowed here: method, train, val, test, index"
     ):
         load_with({"split.zzz": 1})
 
