@@ -89,8 +89,6 @@ def read_from(source: str, folder: Path, read: Callable[[Path], Result]) -> Resu
     run downloads it anew.
     """
     if not is_url(source):
-        if not Path(source).exists():
-            raise InputError(f"{source}: no such file")
         return read(Path(source))
     path = folder / (source.partition("?")[0].rpartition("/")[2] or "download")
     if not path.exists():
@@ -171,6 +169,8 @@ def _continue(url: str, part: Path, tag: Path, bar: "tqdm[Never]") -> None:
                 raise _BrokenError(f"{bar.n} of {bar.total} bytes came")
     except urllib.error.HTTPError as error:
         if error.code == 416 and done:
+            if error.headers["Content-Range"] == f"bytes */{done}":
+                return  # all of it had come
             part.unlink()  # longer than the file, or the file is another one
             raise _BrokenError("the server has no such part") from None
         if error.code in (408, 429) or error.code >= 500:
@@ -206,7 +206,7 @@ def proved(path: Path) -> Archive:
     outside the folder that it is unpacked in.
     """
     photos, size = [], 0
-    with _opened(path) as tar:
+    with opened(path) as tar:
         for member in tqdm(tar, f"checking {path.name}", unit="file"):
             inside = PurePosixPath(member.name)
             if inside.is_absolute() or ".." in inside.parts or "\\" in member.name:
@@ -224,8 +224,13 @@ def proved(path: Path) -> Archive:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[tarfile.TarFile]:
-    """The archive at `path`, to be read once from its beginning; the rest is read when the block ends."""
+def opened(path: Path) -> Iterator[tarfile.TarFile]:
+    """The .tgz at `path`, to be read once from its beginning to its end, where it has proved to be whole.
+
+    Raises `InputError` where it is not.
+    """
+    if not path.is_file():
+        raise InputError(f"{path}: no such file")
     try:
         with gzip.open(path) as stream:
             with tarfile.open(fileobj=stream, mode="r|") as tar:
@@ -233,7 +238,7 @@ def _opened(path: Path) -> Iterator[tarfile.TarFile]:
             while stream.read(CHUNK):
                 pass
     except (tarfile.TarError, EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise InputError(f"{path}: not a whole .tgz archive ({error}); nothing was unpacked") from None
+        raise InputError(f"{path}: not a whole .tgz archive ({error})") from None
 
 
 def fetch(sources: Sequence[str], images: Path, downloads: Path) -> list[str]:
@@ -265,7 +270,7 @@ def fetch(sources: Sequence[str], images: Path, downloads: Path) -> list[str]:
 
 def _unpack(archive: Archive, folder: Path) -> None:
     bar = tqdm(desc=f"unpacking {archive.path.name}", total=len(archive.photos), unit="photo")
-    with bar, _opened(archive.path) as tar:
+    with bar, opened(archive.path) as tar:
         for member in tar:
             name = PurePosixPath(member.name).name
             match, content = _PHOTO.fullmatch(name), tar.extractfile(member)

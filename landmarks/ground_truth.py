@@ -10,14 +10,13 @@ import logging
 import pickle
 import re
 import tarfile
-import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from landmarks import images
+from landmarks import fetching, images
 from landmarks.catalog import BOX, Photo, box_columns, parse_box, read_rows, write_rows
 from landmarks.errors import InputError
 from landmarks.images import Box
@@ -164,13 +163,8 @@ def _texts(source: Path) -> dict[str, str]:
     if source.is_dir():
         contents = {path.name: path.read_bytes() for path in source.rglob("*") if _LIST.fullmatch(path.name)}
     else:
-        try:
-            with tarfile.open(source) as archive:
-                contents = {Path(member.name).name: _content(archive, member) for member in _lists(archive)}
-        except FileNotFoundError:
-            raise InputError(f"{source}: no such file") from None
-        except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
-            raise InputError(f"{source}: not a whole archive ({error})") from None
+        with fetching.opened(source) as archive:
+            contents = {Path(member.name).name: _content(archive, member) for member in _lists(archive)}
     return {name: content.decode("utf-8", "replace") for name, content in contents.items()}
 
 
@@ -220,7 +214,7 @@ def load_plain(path: Path) -> Any:
     Raises `InputError` where it names any other class or function, before that is looked up.
     """
     try:
-        return _Plain(io.BytesIO(path.read_bytes())).load()
+        return _Plain(io.BytesIO(path.read_bytes()), encoding="latin1").load()
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
     except InputError as error:
@@ -239,6 +233,7 @@ def _latin1(text: str, encoding: str) -> bytes:
 _ARRAY = np.empty(0)
 _PLAIN: Mapping[tuple[str, str], Any] = {
     ("_codecs", "encode"): _latin1,
+    **{(module, "bytes"): lambda: b"" for module in ("builtins", "__builtin__")},  # protocol 2 for no bytes
     ("numpy", "ndarray"): np.ndarray,
     ("numpy", "dtype"): np.dtype,
     # NumPy 2 has moved what pickles of NumPy 1 call numpy.core.

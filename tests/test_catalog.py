@@ -20,6 +20,7 @@ from landmarks.catalog import (
     write_rows,
 )
 from landmarks.errors import InputError
+from landmarks.images import Crop
 
 IMAGES = Path("data/x/images")
 LIMIT = 64 * 48
@@ -310,9 +311,31 @@ def test_a_csv_file_of_a_header_alone_holds_no_photos():
     assert read_photos(Path("empty.csv")) == []
 
 
+def test_a_box_adds_columns_and_photos_without_one_leave_them_empty():
+    photos = [Photo("a/1.jpg", "a", (1, 2.5, 30, 1e3)), Photo("a/2.jpg", "a")]
+    write_photos(Path("test.csv"), photos)
+    assert Path("test.csv").read_text() == (
+        "image_path,class_image,x1,y1,x2,y2\na/1.jpg,a,1,2.5,30,1000\na/2.jpg,a,,,,\n"
+    )
+    assert read_photos(Path("test.csv")) == photos
+    assert [photo.source for photo in photos] == [Crop(Path("a/1.jpg"), (1, 2.5, 30, 1e3)), Path("a/2.jpg")]
+
+
+def test_copies_stay_where_a_ground_truth_says_what_they_are(make_photo):
+    photo = make_photo(IMAGES / "a/1.jpg")
+    (IMAGES / "b").mkdir()
+    (IMAGES / "b/copy.jpg").write_bytes(photo.read_bytes())
+    assert len(scan(IMAGES, LIMIT)[0]) == 1
+    photos, rejected = scan(IMAGES, LIMIT, keep_copies=True)
+    assert [photo.class_image for photo in photos] == ["a", "b"]
+    assert rejected == []
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
+        ("image_path,class_image,x1,y1,x2,y2\na,a,1,2,3,4\na,a,1,,3,4\n", "row 3: '1,,3,4' is not a box"),
+        ("image_path,class_image,x1,y1\n", "the header is 'image_path,class_image,x1,y1', expected"),
         ("", "the header is '', expected 'image_path,class_image'"),
         ("path,class\na,b\n", "the header is 'path,class', expected 'image_path,class_image'"),
         ("class_image,image_path\n", "the header is 'class_image,image_path', expected"),

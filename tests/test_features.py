@@ -14,6 +14,7 @@ import pytest
 from landmarks import features
 from landmarks.catalog import HEADER, Photo
 from landmarks.errors import InputError
+from landmarks.images import Crop
 
 ATTRIBUTES = {
     "kind": "fake",
@@ -48,7 +49,7 @@ class Fake:
         for number, start in enumerate(range(0, len(paths), batch_size)):
             if number == self.stop_before:
                 raise InterruptionError
-            batch = paths[start : start + batch_size]
+            batch = [getattr(path, "path", path) for path in paths[start : start + batch_size]]  # of a crop
             self.described += [path.name for path in batch]
             yield np.stack([self.descriptor(path) for path in batch])
 
@@ -119,6 +120,23 @@ def test_two_runs_give_the_same_bytes(photos):
     assert other.read_bytes() == STORE.read_bytes()
 
 
+def test_of_a_photo_with_a_box_the_crop_is_described_and_the_box_kept(photos):
+    box = (1.0, 2.5, 30.0, 40.0)
+    photos = [*photos[:2], photos[2]._replace(box=box)]
+    sources = []
+
+    class Noting(Fake):
+        def describe(self, given, batch_size):
+            sources.extend(given)
+            return super().describe(given, batch_size)
+
+    extract(photos, Noting())
+    paths = [Path(photo.image_path) for photo in photos]
+    assert sources == [paths[0], paths[1], Crop(paths[2], box)]
+    with features.opened(STORE) as store:
+        assert store.photos == photos
+
+
 @pytest.mark.parametrize("batches", range(4))
 def test_an_interrupted_run_goes_on_where_it_stopped(photos, batches):
     extract(photos)
@@ -173,6 +191,7 @@ changes = {
     "bytes of a photo": replace_photo,
     "order": lambda photos: {"photos": photos[::-1]},
     "fewer photos": lambda photos: {"photos": photos[:-1]},
+    "box": lambda photos: {"photos": [photos[0]._replace(box=(0.0, 0.0, 9.0, 9.0)), *photos[1:]]},
     "class": lambda photos: {"photos": [photos[0]._replace(class_image="x"), *photos[1:]]},
 }
 
