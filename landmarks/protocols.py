@@ -68,9 +68,8 @@ def precision_at(relevant: Relevant, positives: NDArray[np.intp], k: int) -> Sco
 
 
 def without(relevant: Relevant, dropped: Relevant) -> Relevant:
-    """`relevant` (Q, K) with the results that are `dropped` taken out of the ranks, padded with False."""
-    order = np.argsort(dropped, axis=1, kind="stable")
-    return np.take_along_axis(relevant & ~dropped, order, 1)
+    """`relevant` (Q, K) with the `dropped` results, of which none is relevant, moved behind all others."""
+    return np.take_along_axis(relevant, np.argsort(dropped, axis=1, kind="stable"), 1)
 
 
 @dataclass(frozen=True)
