@@ -144,7 +144,15 @@ def folder(tmp_path: Path, photos: list[catalog.Photo]) -> Callable[..., Folder]
         params = yaml.safe_load((ROOT / "params.yaml").read_text())
         params.update(model="finetuned", backbone="resnet18", weights="random")
         params["finetuned"].update(
-            {"image_size": 32, "batch_size": 8, "frozen": 0, "batch_norm": "trained", "workers": 0, **changes}
+            {
+                "image_size": 32,
+                "train_size": 32,
+                "batch_size": 8,
+                "frozen": 0,
+                "batch_norm": "trained",
+                "workers": 0,
+                **changes,
+            }
         )
         (tmp_path / "params.yaml").write_text(yaml.safe_dump(params))
         (tmp_path / "stages").symlink_to(ROOT / "stages")
