@@ -130,6 +130,7 @@ class Retrieve(Section):
     """Searching the index."""
 
     depth: Count | None
+    memory: Count
 
 
 class RerankOptions(Section):

@@ -15,9 +15,9 @@ from landmarks import hdf5
 from landmarks.catalog import Photo
 from landmarks.errors import InputError
 from landmarks.features import Store
-from landmarks.search import top_k
 
 QUERIES_AT_ONCE = 64
+BYTES_A_RESULT = 32  # while it is searched for, sorted and written
 NO_ROW = -1
 
 
@@ -49,12 +49,14 @@ class Rankings:
             yield part, Block(self.rows[part], self.distances[part])
 
 
-def retrieve(queries: Store, index: Store, distance: str, depth: int | None) -> Iterator[Block]:
-    """Rank the index for each query, `QUERIES_AT_ONCE` at a time.
+def retrieve(queries: Store, index: Store, distance: str, depth: int | None, memory: int) -> Iterator[Block]:
+    """Rank the index for each query, as many queries at a time as `memory` (bytes) has room for.
 
     A row of the index with the query's own path is left out. K is the whole index, or `depth` where
     that is less. Raises `InputError` where the two stores were not made by the same model.
     """
+    from landmarks import search  # half a second for Numba, which reading rankings need not wait for
+
     names = [store.attributes["model_sha256"] for store in (queries, index)]
     if names[0] != names[1]:
         raise InputError(
@@ -66,11 +68,14 @@ def retrieve(queries: Store, index: Store, distance: str, depth: int | None) -> 
     row_of = {photo.image_path: row for row, photo in enumerate(index.photos)}
     own_rows = np.array([row_of.get(photo.image_path, NO_ROW) for photo in queries.photos])
     bar = tqdm(total=len(own_rows), desc=f"searching by {distance}", unit="query")
+    at_once = max(1, min(1024, memory // (BYTES_A_RESULT * depth)))
     with bar:
-        for start in range(0, len(own_rows), QUERIES_AT_ONCE):
-            part = slice(start, start + QUERIES_AT_ONCE)
+        for start in range(0, len(own_rows), at_once):
+            part = slice(start, start + at_once)
             spare = int((own_rows[part] != NO_ROW).any())
-            distances, rows = top_k(queries.features[part], index.features, distance, depth + spare, blanks)
+            distances, rows = search.top_k(
+                queries.features[part], index.features, distance, depth + spare, blanks, memory
+            )
             yield _without(rows, distances, own_rows[part], depth)
             bar.update(len(rows))
 
