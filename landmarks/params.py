@@ -124,6 +124,19 @@ class Extract(Section):
     """Describing the photos."""
 
     batch_size: Count
+    engine: Literal["torch", "openvino"]
+    precision: Literal["float32", "bfloat16"]
+    device: Literal["auto", "cpu", "cuda"]
+
+    def execution(self) -> dict[str, str]:
+        """How a network is run, as `engines.Execution` takes it."""
+        return self.model_dump(include={"engine", "precision", "device"})
+
+    @model_validator(mode="after")
+    def _openvino_on_the_cpu(self) -> Self:
+        if self.engine == "openvino" and self.device == "cuda":
+            raise ValueError("engine openvino runs on the CPU only; for device cuda set engine to torch")
+        return self
 
 
 class Retrieve(Section):
