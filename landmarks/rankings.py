@@ -62,22 +62,27 @@ def retrieve(queries: Store, index: Store, distance: str, depth: int | None) -> 
             f"and {names[1][:12]}...); run `dvc repro` again"
         )
     depth = ranking_depth(len(index.photos), depth)
-    blanks = index.attributes.get("kind") == "vlad"  # whose zero vector is a photo without keypoints
     row_of = {photo.image_path: row for row, photo in enumerate(index.photos)}
     own_rows = np.array([row_of.get(photo.image_path, NO_ROW) for photo in queries.photos])
     bar = tqdm(total=len(own_rows), desc=f"searching by {distance}", unit="query")
     with bar:
         for start in range(0, len(own_rows), QUERIES_AT_ONCE):
             part = slice(start, start + QUERIES_AT_ONCE)
-            spare = int((own_rows[part] != NO_ROW).any())
-            distances, rows = top_k(queries.features[part], index.features, distance, depth + spare, blanks)
-            yield _without(rows, distances, own_rows[part], depth)
-            bar.update(len(rows))
+            block = search(queries.features[part], own_rows[part], index, distance, depth)
+            yield block
+            bar.update(len(block.rows))
 
 
-def _without(
-    rows: NDArray[np.int64], distances: NDArray[np.float32], own_rows: NDArray[np.int64], depth: int
+def search(
+    queries: NDArray[np.float32], own_rows: NDArray[np.int64], index: Store, distance: str, depth: int
 ) -> Block:
+    """The `depth` photos of the index nearest to each of `queries` (q, D), without its own row.
+
+    `own_rows`: (q,) the row of each query in the index, `NO_ROW` where it is not in it.
+    """
+    spare = int((own_rows != NO_ROW).any())
+    blanks = index.attributes.get("kind") == "vlad"  # whose zero vector is a photo without keypoints
+    distances, rows = top_k(queries, index.features, distance, depth + spare, blanks)
     own = rows == own_rows[:, None]
     order = np.argsort(own, axis=1, kind="stable")[:, :depth]
     own = np.take_along_axis(own, order, 1)
