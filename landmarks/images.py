@@ -49,6 +49,8 @@ def decode(source: Source, max_pixels: int | None = None, at_least: int | None =
     the path, where the file is not a whole photo in one of `FORMATS` or has over `max_pixels` pixels.
     """
     try:
+        if isinstance(source, Path) and source.exists() and not source.is_file():
+            raise ValueError("not a regular file")  # a pipe, say, which would be waited on for ever
         with io.BytesIO(source) if isinstance(source, bytes) else source.open("rb") as file:
             if not file.read(1):
                 raise ValueError("empty file")

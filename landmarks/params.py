@@ -17,6 +17,7 @@ Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 ImageSize = Annotated[int, Field(ge=32, le=4096)]
 Distance = Literal["L1", "L2", "L3"]
+Rerank = Literal["one", "two"]
 
 
 class Section(BaseModel):
@@ -174,7 +175,7 @@ class Params(Section):
     backbone: Annotated[str, Field(min_length=1)]
     weights: Annotated[str, Field(min_length=1)]
     distance: Distance
-    rerank: Literal["one", "two"]
+    rerank: Rerank
     seed: Seed
     demo: Demo
     create_csv: CreateCsv

@@ -17,7 +17,6 @@ from landmarks.errors import InputError
 from landmarks.features import Store
 
 QUERIES_AT_ONCE = 64
-BYTES_A_RESULT = 32  # while it is searched for, sorted and written
 NO_ROW = -1
 
 
@@ -55,8 +54,6 @@ def retrieve(queries: Store, index: Store, distance: str, depth: int | None, mem
     A row of the index with the query's own path is left out. K is the whole index, or `depth` where
     that is less. Raises `InputError` where the two stores were not made by the same model.
     """
-    from landmarks import search  # half a second for Numba, which reading rankings need not wait for
-
     names = [store.attributes["model_sha256"] for store in (queries, index)]
     if names[0] != names[1]:
         raise InputError(
@@ -64,25 +61,40 @@ def retrieve(queries: Store, index: Store, distance: str, depth: int | None, mem
             f"and {names[1][:12]}...); run `dvc repro` again"
         )
     depth = ranking_depth(len(index.photos), depth)
-    blanks = index.attributes.get("kind") == "vlad"  # whose zero vector is a photo without keypoints
     row_of = {photo.image_path: row for row, photo in enumerate(index.photos)}
     own_rows = np.array([row_of.get(photo.image_path, NO_ROW) for photo in queries.photos])
     bar = tqdm(total=len(own_rows), desc=f"searching by {distance}", unit="query")
-    at_once = max(1, min(1024, memory // (BYTES_A_RESULT * depth)))
+    at_once = max(1, min(1024, memory // (4 * bytes_a_query(index.features.shape[1], depth))))
     with bar:
         for start in range(0, len(own_rows), at_once):
             part = slice(start, start + at_once)
-            spare = int((own_rows[part] != NO_ROW).any())
-            distances, rows = search.top_k(
-                queries.features[part], index.features, distance, depth + spare, blanks, memory
-            )
-            yield _without(rows, distances, own_rows[part], depth)
-            bar.update(len(rows))
+            block = search(queries.features[part], own_rows[part], index, distance, depth, memory)
+            yield block
+            bar.update(len(block.rows))
 
 
-def _without(
-    rows: NDArray[np.int64], distances: NDArray[np.float32], own_rows: NDArray[np.int64], depth: int
+def bytes_a_query(dimensions: int, depth: int) -> int:
+    """What a query takes while it is searched for, its ranking sorted and written."""
+    return 12 * dimensions + 32 * depth
+
+
+def search(
+    queries: NDArray[np.float32],
+    own_rows: NDArray[np.int64],
+    index: Store,
+    distance: str,
+    depth: int,
+    memory: int,
 ) -> Block:
+    """The `depth` photos of the index nearest to each of `queries` (q, D), without its own row.
+
+    `own_rows`: (q,) the row of each query in the index, `NO_ROW` where it is not in it.
+    """
+    from landmarks.search import top_k  # a third of a second for Numba, which readers of rankings save
+
+    spare = int((own_rows != NO_ROW).any())
+    blanks = index.attributes.get("kind") == "vlad"  # whose zero vector is a photo without keypoints
+    distances, rows = top_k(queries, index.features, distance, depth + spare, blanks, memory)
     own = rows == own_rows[:, None]
     order = np.argsort(own, axis=1, kind="stable")[:, :depth]
     own = np.take_along_axis(own, order, 1)

@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -83,3 +84,11 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
     project.run("git", "add", "--all")
     project.run("git", "commit", "--quiet", "--message", "First results")
     return project
+
+
+@pytest.fixture
+def at_first(project: Project) -> Iterator[Project]:
+    """The project as committed, before and after the test."""
+    yield project
+    project.run("git", "checkout", "--quiet", "--", ".")
+    project.dvc("checkout", "--quiet")
