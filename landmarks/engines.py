@@ -5,6 +5,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import islice
 from threading import local
 
@@ -110,10 +111,12 @@ def _by_openvino(
         yield np.stack(batch)
 
 
+@lru_cache(maxsize=1)
 def openvino(net: Photos, size: int, precision: str) -> Callable[[NDArray[np.uint8]], NDArray[np.float32]]:
     """`net` compiled by OpenVINO: from a photo, uint8 (size, size, 3), to its output, float32 (D,).
 
-    May be called in several threads at a time.
+    May be called in several threads at a time. That of the last `net` is kept with the weights that it had,
+    so that photos described one by one do not wait for it to be compiled again.
     """
     # Its converter tells its maker that it was used unless this module is missing.
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]

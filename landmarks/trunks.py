@@ -4,6 +4,7 @@ import difflib
 import struct
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from http.client import HTTPException
 from pathlib import Path
 from pickle import UnpicklingError
@@ -70,9 +71,12 @@ class Trunk:
 
         A descriptor is the output of the pooled layer divided by the sum of its absolute values.
         """
-        net = Photos(self.net, self.options.mean, self.options.std)
-        for pooled in engines.run(net, photos, self.options.image_size, batch_size, self.execution):
+        for pooled in engines.run(self._photos, photos, self.options.image_size, batch_size, self.execution):
             yield pooled / np.maximum(np.abs(pooled).sum(axis=1, keepdims=True), 1e-12)
+
+    @cached_property
+    def _photos(self) -> Photos:
+        return Photos(self.net, self.options.mean, self.options.std)
 
     def tensors(self) -> dict[str, NDArray[Any]]:
         """The tensors of the network by name."""

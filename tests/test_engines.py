@@ -83,3 +83,11 @@ def test_a_network_that_openvino_does_not_take_is_told():
 def test_a_gpu_that_is_not_there_is_told(trunk, photos):
     with pytest.raises(InputError, match=r"extract\.device: cuda, but torch finds no GPU"):
         described(trunk, photos, device="cuda")
+
+
+def test_openvino_compiles_a_network_once_for_photos_described_one_by_one(trunk, photos, monkeypatch):
+    import openvino
+
+    described(trunk, photos[:1], engine="openvino")
+    monkeypatch.setattr(openvino, "convert_model", None)
+    described(trunk, photos[1:2], engine="openvino")
