@@ -7,6 +7,7 @@ import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import TypeVar
@@ -48,19 +49,34 @@ def decode(source: Source, max_pixels: int | None = None, at_least: int | None =
     The format is told by the content, not by the name. Raises `ValueError` with the reason, without
     the path, where the file is not a whole photo in one of `FORMATS` or has over `max_pixels` pixels.
     """
+    with _opened(source) as image:
+        width, height = image.size
+        if max_pixels is not None and width * height > max_pixels:
+            raise ValueError(f"{width}x{height} is more than create_csv.max_pixels ({max_pixels})")
+        if at_least:
+            image.draft(None, (at_least, at_least))
+        image.load()
+        return image
+
+
+def dimensions(source: Source) -> tuple[int, int]:
+    """Width and height of the photo `source` as its header has them, in pixels; no pixel is decoded.
+
+    Raises `ValueError` as `decode` does.
+    """
+    with _opened(source) as image:
+        return image.size
+
+
+@contextmanager
+def _opened(source: Source) -> Iterator[Image.Image]:
+    """Open the photo `source`, its header read; whatever Pillow raises becomes a `ValueError`."""
     try:
         with io.BytesIO(source) if isinstance(source, bytes) else source.open("rb") as file:
             if not file.read(1):
                 raise ValueError("empty file")
             file.seek(0)
-            image = Image.open(file, formats=FORMATS)
-            width, height = image.size
-            if max_pixels is not None and width * height > max_pixels:
-                raise ValueError(f"{width}x{height} is more than create_csv.max_pixels ({max_pixels})")
-            if at_least:
-                image.draft(None, (at_least, at_least))
-            image.load()
-            return image
+            yield Image.open(file, formats=FORMATS)
     except UnidentifiedImageError:
         raise ValueError(f"not an image in one of the formats {', '.join(FORMATS)}") from None
     except Image.DecompressionBombError:
