@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from landmarks import describers, features, files, params, rankings
+from landmarks import describers, features, files, images, params, rankings
 from landmarks.catalog import Photo, numbered
 from landmarks.describers import Describer
 from landmarks.errors import InputError
@@ -46,6 +46,27 @@ class Answer(NamedTuple):
     nearest: float
     """The distance of the nearest photo; infinite where there is none."""
     results: list[Result]
+
+    def as_json(self) -> dict[str, Any]:
+        """The answer as JSON takes it; an infinite distance, which JSON has not, is None."""
+        return {
+            "landmark": self.landmark,
+            "votes": self.votes,
+            "nearest": _finite(self.nearest),
+            "results": [
+                {
+                    "rank": result.rank,
+                    "row": result.row,
+                    **result.photo._asdict(),
+                    "distance": _finite(result.distance),
+                }
+                for result in self.results
+            ],
+        }
+
+
+def _finite(distance: float) -> float | None:
+    return distance if np.isfinite(distance) else None
 
 
 @dataclass(eq=False)
@@ -109,7 +130,7 @@ class Index:
         """The descriptors of `photos`: float32 (Q, D). Raises `InputError` where one does not decode."""
         with self._describing:
             blocks = list(self.describer.describe(photos, self.params.extract.batch_size))
-            return np.concatenate([np.empty((0, self.features.shape[1]), np.float32), *blocks])
+        return np.concatenate([np.empty((0, self.features.shape[1]), np.float32), *blocks])
 
     def answer(
         self,
@@ -121,25 +142,41 @@ class Index:
     ) -> list[Answer]:
         """The answers to `descriptors` (Q, D), each with at most `top` results, as the pipeline gives them.
 
-        `distance` and `rerank` are by default those of `params.yaml`. `paths`: the path of each query from
+        `distance` and `rerank` are by default those of `params.yaml`. `paths`: of each query the path from
         the root of the repository, None where it is not in it; a photo is never its own result.
         """
-        own_rows = np.array(
-            [self._row_of.get(path or "", NO_ROW) for path in paths or [None] * len(descriptors)]
-        )
+        paths = paths or [None] * len(descriptors)
+        own_rows = np.array([self._row_of.get(path or "", NO_ROW) for path in paths], np.int64)
+        distance, rerank = distance or self.params.distance, rerank or self.params.rerank
         answers: list[Answer] = []
         for start in range(0, len(descriptors), QUERIES_AT_ONCE):
             part = slice(start, start + QUERIES_AT_ONCE)
-            answers.extend(
-                self._answers(
-                    descriptors[part],
-                    own_rows[part],
-                    distance or self.params.distance,
-                    rerank or self.params.rerank,
-                    top,
-                )
-            )
+            answers.extend(self._answers(descriptors[part], own_rows[part], distance, rerank, top))
         return answers
+
+    def answer_each(
+        self,
+        photos: Sequence[Path],
+        distance: Distance | None = None,
+        rerank: Rerank | None = None,
+        top: int = 5,
+    ) -> Iterator[tuple[Path, Answer | InputError]]:
+        """Each of the files `photos` with its `answer`, or with the reason why it does not decode.
+
+        They are described in batches of `extract.batch_size`, each when its first answer is asked for.
+        """
+        size = self.params.extract.batch_size
+        for batch in (photos[start : start + size] for start in range(0, len(photos), size)):
+            errors: dict[int, InputError] = {}
+            try:
+                descriptors = self.describe(batch)
+            except InputError:
+                errors = {place: error for place, photo in enumerate(batch) if (error := _unreadable(photo))}
+                descriptors = self.describe([p for place, p in enumerate(batch) if place not in errors])
+            paths = [self.path_of(p) for place, p in enumerate(batch) if place not in errors]
+            answers = iter(self.answer(descriptors, distance, rerank, top, paths))
+            for place, photo in enumerate(batch):
+                yield photo, errors.get(place) or next(answers)
 
     def _answers(
         self,
@@ -173,3 +210,11 @@ class Index:
                     if row != NO_ROW
                 ],
             )
+
+
+def _unreadable(photo: Path) -> InputError | None:
+    try:
+        images.read(photo)
+    except InputError as error:
+        return error
+    return None

@@ -1,5 +1,6 @@
-"""Contact sheets: a query and its first results in a row, for people to look at."""
+"""Contact sheets: a query and its first results, for people to look at."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ from landmarks.images import read
 TILE = (220, 165)
 GAP = 10
 FRAME = 5
+COLUMNS = 8
 TEXT_LINES = 2
 FONT_SIZE = 14
 RIGHT, WRONG, QUERY = "#1a9850", "#d73027", "#444444"
@@ -18,7 +20,7 @@ RIGHT, WRONG, QUERY = "#1a9850", "#d73027", "#444444"
 
 @dataclass(frozen=True)
 class Tile:
-    """A photo of a contact sheet with the lines below it; `right` is None for the query."""
+    """A photo of a contact sheet with the lines below it; `right` is None where that is no question."""
 
     path: Path
     lines: Sequence[str]
@@ -26,21 +28,23 @@ class Tile:
 
 
 def contact_sheet(tiles: Sequence[Tile]) -> Image.Image:
-    """The tiles in a row, framed green where right, red where wrong and grey for the query."""
+    """The tiles, `COLUMNS` a row, framed green where right, red where wrong and grey where neither."""
     font = ImageFont.load_default(FONT_SIZE)
     width, height = TILE
     step = width + 2 * FRAME + GAP
-    text_height = TEXT_LINES * (FONT_SIZE + 4)
-    sheet = Image.new("RGB", (GAP + step * len(tiles), height + 2 * FRAME + 2 * GAP + text_height), "white")
+    row_height = height + 2 * FRAME + GAP + TEXT_LINES * (FONT_SIZE + 4)
+    columns = min(len(tiles), COLUMNS)
+    rows = math.ceil(len(tiles) / COLUMNS)
+    sheet = Image.new("RGB", (GAP + step * columns, GAP + row_height * rows), "white")
     draw = ImageDraw.Draw(sheet)
     for place, tile in enumerate(tiles):
-        left = GAP + place * step
+        left, top = GAP + place % COLUMNS * step, GAP + place // COLUMNS * row_height
         colour = QUERY if tile.right is None else RIGHT if tile.right else WRONG
         photo = ImageOps.pad(read(tile.path), TILE, color="#eeeeee")
-        sheet.paste(ImageOps.expand(photo, FRAME, colour), (left, GAP))
+        sheet.paste(ImageOps.expand(photo, FRAME, colour), (left, top))
         for number, line in enumerate(tile.lines[:TEXT_LINES]):
-            top = GAP + height + 2 * FRAME + 3 + number * (FONT_SIZE + 4)
-            draw.text((left, top), _shortened(line, font, width + 2 * FRAME), colour, font)
+            below = top + height + 2 * FRAME + 3 + number * (FONT_SIZE + 4)
+            draw.text((left, below), _shortened(line, font, width + 2 * FRAME), colour, font)
     return sheet
 
 

@@ -72,6 +72,8 @@ def dimensions(source: Source) -> tuple[int, int]:
 def _opened(source: Source) -> Iterator[Image.Image]:
     """Open the photo `source`, its header read; whatever Pillow raises becomes a `ValueError`."""
     try:
+        if isinstance(source, Path) and source.exists() and not source.is_file():
+            raise ValueError("not a regular file")  # a pipe, say, which would be waited on for ever
         with io.BytesIO(source) if isinstance(source, bytes) else source.open("rb") as file:
             if not file.read(1):
                 raise ValueError("empty file")
