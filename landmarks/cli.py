@@ -207,15 +207,22 @@ def serve(
             "By default those of this machine, or any where --host is no loopback address."
         ),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the address as JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
-    """Serve a web page that answers photos from the index and shows the evaluation.
+    """Serve a web page that answers photos and shows the evaluation.
 
-    Example: landmarks serve --port 8080
+    It tells its address, and its API is described at /api.
+
+    \b
+    Examples:
+      landmarks serve
+      landmarks serve --port 8080
+      landmarks serve --host 0.0.0.0 --allow-host photos.example.org
     """
-    from landmarks import asking, serving
+    from landmarks import serving
+    from landmarks.asking import Index
 
-    index = asking.Index.open()
+    index = Index.open()
     listening = serving.listen(host, port)
     hosts = frozenset(map(str.lower, allow_host)) if allow_host else serving.hosts_of(listening, host)
     address = f"http://{f'[{host}]' if ':' in host else host}:{listening.getsockname()[1]}/"

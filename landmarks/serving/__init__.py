@@ -80,7 +80,7 @@ def serve(index: Index, listening: socket.socket, hosts: frozenset[str] | None) 
 def _warm(index: Index) -> None:
     """Load the model, which takes seconds, before the first photo comes."""
     with io.BytesIO() as file:
-        Image.new("RGB", (64, 64)).save(file, "PNG")
+        Image.effect_noise((64, 64), 64).save(file, "PNG")
         index.describe([file.getvalue()])
 
 
