@@ -14,7 +14,7 @@ from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL import ExifTags, Image, TiffImagePlugin, UnidentifiedImageError
 
 from landmarks.errors import InputError
 
@@ -50,7 +50,7 @@ def decode(source: Source, max_pixels: int | None = None, at_least: int | None =
     the path, where the file is not a whole photo in one of `FORMATS` or has over `max_pixels` pixels.
     """
     with _opened(source) as image:
-        width, height = image.size
+        width, height = _extent(image)
         if max_pixels is not None and width * height > max_pixels:
             raise ValueError(f"{width}x{height} is more than create_csv.max_pixels ({max_pixels})")
         if at_least:
@@ -60,12 +60,22 @@ def decode(source: Source, max_pixels: int | None = None, at_least: int | None =
 
 
 def dimensions(source: Source) -> tuple[int, int]:
-    """Width and height of the photo `source` as its header has them, in pixels; no pixel is decoded.
+    """Width and height of what `decode` would decode, in pixels, told by the header alone.
 
     Raises `ValueError` as `decode` does.
     """
     with _opened(source) as image:
-        return image.size
+        return _extent(image)
+
+
+def _extent(image: Image.Image) -> tuple[int, int]:
+    """The size of `image`, or of its tiles where a TIFF has larger ones, since they are decoded whole."""
+    width, height = image.size
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
+        tile = [image.tag_v2.get(tag) for tag in (TiffImagePlugin.TILEWIDTH, TiffImagePlugin.TILELENGTH)]
+        across, down = (side if isinstance(side, int) else 0 for side in tile)
+        return max(width, across), max(height, down)
+    return width, height
 
 
 @contextmanager

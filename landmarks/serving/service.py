@@ -71,7 +71,8 @@ class Service:
             try:
                 descriptor = await to_thread.run_sync(self.index.describe, [photo], limiter=self._asking)
             except InputError as error:
-                raise HTTPException(422, f"The photo cannot be read: {error}.") from None
+                reason = str(error).removeprefix("photo: ")
+                raise HTTPException(422, f"The photo cannot be read: {reason}.") from None
             self._descriptors.keep(digest, descriptor)
         return descriptor
 
