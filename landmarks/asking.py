@@ -108,7 +108,7 @@ class Index:
     @cached_property
     def describer(self) -> Describer:
         """The model, read when it is first needed."""
-        return describers.read(self.root / MODEL)
+        return describers.read(self.root / MODEL, **self.params.extract.execution())
 
     @cached_property
     def _row_of(self) -> dict[str, int]:
@@ -191,8 +191,9 @@ class Index:
         depth = rankings.ranking_depth(len(self.photos), self.params.retrieve.depth)
         if method == "one":  # which needs no more of the ranking than is shown or votes
             depth = min(depth, max(top, vote_depth))
+        memory = self.params.retrieve.memory << 20
         store = features.Store(self.features, self.photos, self.attributes)
-        retrieved = rankings.search(descriptors, own_rows, store, distance, depth)
+        retrieved = rankings.search(descriptors, own_rows, store, distance, depth, memory)
         counts = count_votes(retrieved, classes, vote_depth)
         block, predicted = rerank(retrieved, method, classes, vote_depth)
         limit = np.inf if self.params.evaluate.reject_above is None else self.params.evaluate.reject_above

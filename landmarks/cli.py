@@ -179,7 +179,7 @@ def evaluate_model(
 
     Its loss, Prec@1 and Prec@5.
 
-    
+    \b
     Example:
       landmarks evaluate-model --split test
     """
@@ -301,7 +301,7 @@ def _save(out: Path, index: "Index", photo: Path, answer: "Answer") -> list[tupl
     from landmarks.scoring import NO_CLASS
 
     name = _free_name(out, photo.stem)
-    tiles = [gallery.Tile(photo, [_told(answer), f"nearest {answer.nearest:.4f}"], None)]
+    tiles = [gallery.Tile(photo, [photo.name, _told(answer)], None)]
     tiles += [
         gallery.Tile(index.root / found.image_path, [found.class_image, f"{distance:.4f}"], None)
         for _, _, found, distance in answer.results

@@ -1,8 +1,11 @@
-"""Contact sheets: a query and its first results, for people to look at."""
+"""Queries and their first results for people to look at: contact sheets, and a page of them."""
 
+import base64
+import io
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from html import escape
 from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont, ImageOps
@@ -40,7 +43,7 @@ def contact_sheet(tiles: Sequence[Tile]) -> Image.Image:
     for place, tile in enumerate(tiles):
         left, top = GAP + place % COLUMNS * step, GAP + place // COLUMNS * row_height
         colour = QUERY if tile.right is None else RIGHT if tile.right else WRONG
-        photo = ImageOps.pad(read(tile.path), TILE, color="#eeeeee")
+        photo = ImageOps.pad(read(tile.path, 2 * max(TILE)), TILE, color="#eeeeee")
         sheet.paste(ImageOps.expand(photo, FRAME, colour), (left, top))
         for number, line in enumerate(tile.lines[:TEXT_LINES]):
             below = top + height + 2 * FRAME + 3 + number * (FONT_SIZE + 4)
@@ -54,3 +57,85 @@ def _shortened(line: str, font: ImageFont.ImageFont | ImageFont.FreeTypeFont, wi
     while line and font.getlength(line + "...") > width:
         line = line[:-1]
     return line + "..."
+
+
+def page(title: str, facts: Mapping[str, object], sections: Mapping[str, Sequence[Sequence[Tile]]]) -> str:
+    """A page in HTML that holds all that it shows: `facts` by name, then the rows of each section.
+
+    The first tile of a row is the query.
+    """
+    terms = "".join(
+        f"<div><dt>{escape(name)}</dt><dd>{_bdi(value)}</dd></div>" for name, value in facts.items()
+    )
+    body = "".join(
+        f"<h2>{escape(heading)}</h2>" + "".join(f"<ol>{''.join(_items(row))}</ol>" for row in rows)
+        for heading, rows in sections.items()
+    )
+    return f"""<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta http-equiv="Content-Security-Policy"
+  content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
+<title>{escape(title)}</title>
+<style>{_STYLE}</style>
+</head>
+<body>
+<h1>{_bdi(title)}</h1>
+<dl>{terms}</dl>
+<main>{body}</main>
+</body>
+</html>
+"""
+
+
+_STYLE = """
+:root { color-scheme: light dark;
+  --back: #fff; --text: #222; --faint: #666; --right: #147a3f; --wrong: #c4281f }
+@media (prefers-color-scheme: dark) {
+  :root { --back: #181818; --text: #eee; --faint: #aaa; --right: #4cc47c; --wrong: #ff7b70 }
+}
+body { background: var(--back); color: var(--text); font: 1rem/1.4 system-ui, sans-serif;
+  margin: 0 auto; max-width: 90rem; padding: 0 1rem 2rem }
+dl { display: flex; flex-wrap: wrap; gap: .5rem 2rem }
+dt, figcaption span { color: var(--faint); font-size: .875rem }
+dd { font-size: 1.25rem; margin: 0 }
+ol { border-top: 1px solid; display: grid; gap: .75rem; list-style: none; margin: 0; padding: .75rem 0;
+  grid-template-columns: repeat(auto-fill, minmax(8.5rem, 1fr)) }
+figure { margin: 0 }
+img { border: .25rem solid var(--faint); box-sizing: border-box; display: block; width: 100%;
+  aspect-ratio: 4 / 3; object-fit: contain }
+.right img { border-color: var(--right) }
+.wrong img { border-color: var(--wrong) }
+figcaption { overflow-wrap: anywhere }
+figcaption span { display: block }
+.right b { color: var(--right) }
+.wrong b { color: var(--wrong) }
+"""
+
+
+def _items(row: Sequence[Tile]) -> Iterator[str]:
+    for place, tile in enumerate(row):
+        first, *others = tile.lines
+        verdict = {None: "", True: "right", False: "wrong"}[tile.right]
+        name = f"result {place}" if place else "query"
+        below = "".join(f"<span>{_bdi(line)}</span>" for line in others)
+        yield (
+            f'<li class="{verdict}"><figure><img src="{_data_uri(tile.path)}" '
+            f'alt="{escape(f"{name}: {first}")}" width="{TILE[0]}" height="{TILE[1]}" loading="lazy">'
+            f"<figcaption><span>{name} <b>{verdict}</b></span>{_bdi(first)}{below}</figcaption></figure></li>"
+        )
+
+
+def _bdi(text: object) -> str:
+    """`text` in HTML; a name that is written from right to left turns nothing around it."""
+    return f"<bdi>{escape(str(text))}</bdi>"
+
+
+def _data_uri(path: Path) -> str:
+    photo = read(path, 2 * max(TILE))
+    photo.thumbnail(TILE)
+    content = io.BytesIO()
+    photo.save(content, "JPEG", quality=80, comment=b"")
+    return "data:image/jpeg;base64," + base64.b64encode(content.getvalue()).decode()

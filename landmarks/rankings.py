@@ -15,7 +15,6 @@ from landmarks import hdf5
 from landmarks.catalog import Photo
 from landmarks.errors import InputError
 from landmarks.features import Store
-from landmarks.search import top_k
 
 QUERIES_AT_ONCE = 64
 NO_ROW = -1
@@ -49,8 +48,8 @@ class Rankings:
             yield part, Block(self.rows[part], self.distances[part])
 
 
-def retrieve(queries: Store, index: Store, distance: str, depth: int | None) -> Iterator[Block]:
-    """Rank the index for each query, `QUERIES_AT_ONCE` at a time.
+def retrieve(queries: Store, index: Store, distance: str, depth: int | None, memory: int) -> Iterator[Block]:
+    """Rank the index for each query, as many queries at a time as `memory` (bytes) has room for.
 
     A row of the index with the query's own path is left out. K is the whole index, or `depth` where
     that is less. Raises `InputError` where the two stores were not made by the same model.
@@ -65,24 +64,37 @@ def retrieve(queries: Store, index: Store, distance: str, depth: int | None) -> 
     row_of = {photo.image_path: row for row, photo in enumerate(index.photos)}
     own_rows = np.array([row_of.get(photo.image_path, NO_ROW) for photo in queries.photos])
     bar = tqdm(total=len(own_rows), desc=f"searching by {distance}", unit="query")
+    at_once = max(1, min(1024, memory // (4 * bytes_a_query(index.features.shape[1], depth))))
     with bar:
-        for start in range(0, len(own_rows), QUERIES_AT_ONCE):
-            part = slice(start, start + QUERIES_AT_ONCE)
-            block = search(queries.features[part], own_rows[part], index, distance, depth)
+        for start in range(0, len(own_rows), at_once):
+            part = slice(start, start + at_once)
+            block = search(queries.features[part], own_rows[part], index, distance, depth, memory)
             yield block
             bar.update(len(block.rows))
 
 
+def bytes_a_query(dimensions: int, depth: int) -> int:
+    """What a query takes while it is searched for, its ranking sorted and written."""
+    return 12 * dimensions + 32 * depth
+
+
 def search(
-    queries: NDArray[np.float32], own_rows: NDArray[np.int64], index: Store, distance: str, depth: int
+    queries: NDArray[np.float32],
+    own_rows: NDArray[np.int64],
+    index: Store,
+    distance: str,
+    depth: int,
+    memory: int,
 ) -> Block:
     """The `depth` photos of the index nearest to each of `queries` (q, D), without its own row.
 
     `own_rows`: (q,) the row of each query in the index, `NO_ROW` where it is not in it.
     """
+    from landmarks.search import top_k  # a third of a second for Numba, which readers of rankings save
+
     spare = int((own_rows != NO_ROW).any())
     blanks = index.attributes.get("kind") == "vlad"  # whose zero vector is a photo without keypoints
-    distances, rows = top_k(queries, index.features, distance, depth + spare, blanks)
+    distances, rows = top_k(queries, index.features, distance, depth + spare, blanks, memory)
     own = rows == own_rows[:, None]
     order = np.argsort(own, axis=1, kind="stable")[:, :depth]
     own = np.take_along_axis(own, order, 1)

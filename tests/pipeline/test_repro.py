@@ -12,14 +12,6 @@ from .conftest import Project
 LATER = ["retrieve", "rerank", "evaluate", "gallery"]
 
 
-@pytest.fixture
-def at_first(project: Project):
-    """The project as committed, before and after the test."""
-    yield project
-    project.run("git", "checkout", "--quiet", "--", ".")
-    project.dvc("checkout", "--quiet")
-
-
 def metrics(project: Project) -> dict[str, float]:
     return json.loads((project.root / "reports/metrics.json").read_text())
 
