@@ -17,6 +17,7 @@ Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 ImageSize = Annotated[int, Field(ge=32, le=4096)]
 Distance = Literal["L1", "L2", "L3"]
+Rerank = Literal["one", "two"]
 
 
 class Section(BaseModel):
@@ -93,6 +94,7 @@ class Finetuned(Section):
     frozen: Annotated[int, Field(ge=0)]
     batch_norm: Literal["frozen", "trained"]
     image_size: ImageSize
+    train_size: ImageSize
     augment: Augment
     label_smoothing: Annotated[float, Field(ge=0, lt=1)]
     precision: Literal["float32", "bfloat16"]
@@ -124,12 +126,26 @@ class Extract(Section):
     """Describing the photos."""
 
     batch_size: Count
+    engine: Literal["torch", "openvino"]
+    precision: Literal["float32", "bfloat16"]
+    device: Literal["auto", "cpu", "cuda"]
+
+    def execution(self) -> dict[str, str]:
+        """How a network is run, as `engines.Execution` takes it."""
+        return self.model_dump(include={"engine", "precision", "device"})
+
+    @model_validator(mode="after")
+    def _openvino_on_the_cpu(self) -> Self:
+        if self.engine == "openvino" and self.device == "cuda":
+            raise ValueError("engine openvino runs on the CPU only; for device cuda set engine to torch")
+        return self
 
 
 class Retrieve(Section):
     """Searching the index."""
 
     depth: Count | None
+    memory: Count
 
 
 class RerankOptions(Section):
@@ -162,7 +178,7 @@ class Params(Section):
     backbone: Annotated[str, Field(min_length=1)]
     weights: Annotated[str, Field(min_length=1)]
     distance: Distance
-    rerank: Literal["one", "two"]
+    rerank: Rerank
     seed: Seed
     demo: Demo
     create_csv: CreateCsv

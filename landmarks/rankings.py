@@ -15,7 +15,6 @@ from landmarks import hdf5
 from landmarks.catalog import Photo
 from landmarks.errors import InputError
 from landmarks.features import Store
-from landmarks.search import top_k
 
 QUERIES_AT_ONCE = 64
 NO_ROW = -1
@@ -50,9 +49,9 @@ class Rankings:
 
 
 def retrieve(
-    queries: Store, index: Store, distance: str, depth: int | None, keep_own: bool = False
+    queries: Store, index: Store, distance: str, depth: int | None, memory: int, keep_own: bool = False
 ) -> Iterator[Block]:
-    """Rank the index for each query, `QUERIES_AT_ONCE` at a time.
+    """Rank the index for each query, as many queries at a time as `memory` (bytes) has room for.
 
     A row of the index with the query's own path is left out, unless `keep_own`. K is the whole index, or
     `depth` where that is less. Raises `InputError` where the two stores were not made by the same model.
@@ -64,22 +63,40 @@ def retrieve(
             f"and {names[1][:12]}...); run `dvc repro` again"
         )
     depth = ranking_depth(len(index.photos), depth)
-    blanks = index.attributes.get("kind") == "vlad"  # whose zero vector is a photo without keypoints
     row_of = {} if keep_own else {photo.image_path: row for row, photo in enumerate(index.photos)}
     own_rows = np.array([row_of.get(photo.image_path, NO_ROW) for photo in queries.photos])
     bar = tqdm(total=len(own_rows), desc=f"searching by {distance}", unit="query")
+    at_once = max(1, min(1024, memory // (4 * bytes_a_query(index.features.shape[1], depth))))
     with bar:
-        for start in range(0, len(own_rows), QUERIES_AT_ONCE):
-            part = slice(start, start + QUERIES_AT_ONCE)
-            spare = int((own_rows[part] != NO_ROW).any())
-            distances, rows = top_k(queries.features[part], index.features, distance, depth + spare, blanks)
-            yield _without(rows, distances, own_rows[part], depth)
-            bar.update(len(rows))
+        for start in range(0, len(own_rows), at_once):
+            part = slice(start, start + at_once)
+            block = search(queries.features[part], own_rows[part], index, distance, depth, memory)
+            yield block
+            bar.update(len(block.rows))
 
 
-def _without(
-    rows: NDArray[np.int64], distances: NDArray[np.float32], own_rows: NDArray[np.int64], depth: int
+def bytes_a_query(dimensions: int, depth: int) -> int:
+    """What a query takes while it is searched for, its ranking sorted and written."""
+    return 12 * dimensions + 32 * depth
+
+
+def search(
+    queries: NDArray[np.float32],
+    own_rows: NDArray[np.int64],
+    index: Store,
+    distance: str,
+    depth: int,
+    memory: int,
 ) -> Block:
+    """The `depth` photos of the index nearest to each of `queries` (q, D), without its own row.
+
+    `own_rows`: (q,) the row of each query in the index, `NO_ROW` where it is not in it.
+    """
+    from landmarks.search import top_k  # a third of a second for Numba, which readers of rankings save
+
+    spare = int((own_rows != NO_ROW).any())
+    blanks = index.attributes.get("kind") == "vlad"  # whose zero vector is a photo without keypoints
+    distances, rows = top_k(queries, index.features, distance, depth + spare, blanks, memory)
     own = rows == own_rows[:, None]
     order = np.argsort(own, axis=1, kind="stable")[:, :depth]
     own = np.take_along_axis(own, order, 1)

@@ -62,13 +62,12 @@ def test_equal_distances_come_by_the_lower_row(distance, queries, index, k):
 
 
 @distances_by_name
-@pytest.mark.parametrize("block_bytes", [1, 500, 1 << 20])
-def test_copies_of_a_row_come_in_row_order_also_across_blocks(monkeypatch, distance, block_bytes):
-    monkeypatch.setattr(search, "BLOCK_BYTES", block_bytes)
+@pytest.mark.parametrize("memory", [1, 500, 1 << 20])
+def test_copies_of_a_row_come_in_row_order_also_across_blocks(distance, memory):
     rng = np.random.default_rng(0)
     originals = rng.normal(size=(3, 7)).astype(np.float32)
     copies = rng.integers(0, 3, 40)
-    _, rows = search.top_k(originals, originals[copies], distance, 25)
+    _, rows = search.top_k(originals, originals[copies], distance, 25, memory=memory)
     for original, found in enumerate(rows):
         own = np.flatnonzero(copies == original)
         assert found[: len(own)].tolist() == own.tolist()
@@ -113,7 +112,7 @@ def test_cosine_is_never_negative():
 
 
 @distances_by_name
-def test_any_block_size_and_an_hdf5_dataset_give_the_same(monkeypatch, tmp_path, distance):
+def test_any_block_size_and_an_hdf5_dataset_give_the_same(tmp_path, distance):
     rng = np.random.default_rng(1)
     queries = rng.normal(size=(9, 5)).astype(np.float32)
     index = rng.normal(size=(101, 5)).astype(np.float32)
@@ -122,15 +121,15 @@ def test_any_block_size_and_an_hdf5_dataset_give_the_same(monkeypatch, tmp_path,
     with h5py.File(tmp_path / "index.h5", "w") as file:
         dataset = file.create_dataset("features", data=index, chunks=(8, 5))
         for rows_in_block in (1, 2, 10, 37, 100, 101):
-            monkeypatch.setattr(search, "BLOCK_BYTES", 8 * 9 * rows_in_block)
+            memory = rows_in_block * (2 * 4 * 5 + 4 * 9)
             for source in (index, dataset):
-                for found, expected in zip(search.top_k(queries, source, distance, 10), whole, strict=True):
+                got = search.top_k(queries, source, distance, 10, memory=memory)
+                for found, expected in zip(got, whole, strict=True):
                     np.testing.assert_array_equal(found, expected)
 
 
 @distances_by_name
-def test_memory_does_not_grow_with_the_index(monkeypatch, tmp_path, distance):
-    monkeypatch.setattr(search, "BLOCK_BYTES", 1 << 20)
+def test_memory_does_not_grow_with_the_index(tmp_path, distance):
     queries = np.ones((4, 64), np.float32)
 
     def peak(size):
@@ -139,7 +138,7 @@ def test_memory_does_not_grow_with_the_index(monkeypatch, tmp_path, distance):
             index[:] = np.random.default_rng(0).random((size, 64), dtype=np.float32)
             tracemalloc.start()
             try:
-                search.top_k(queries, index, distance, 10)
+                search.top_k(queries, index, distance, 10, memory=1 << 20)
                 return tracemalloc.get_traced_memory()[1]
             finally:
                 tracemalloc.stop()
@@ -147,3 +146,24 @@ def test_memory_does_not_grow_with_the_index(monkeypatch, tmp_path, distance):
     small, large = peak(5_000), peak(20_000)
     assert large < small * 1.1
     assert large < 20_000 * 64 * 4
+
+
+@distances_by_name
+@pytest.mark.parametrize("dimensions", [1, 63, 1024, 1025, 5000])
+def test_long_vectors_keep_six_digits(distance, dimensions):
+    rng = np.random.default_rng(dimensions)
+    queries, index = (rng.random((size, dimensions), np.float32) for size in (7, 201))
+    distances, rows = search.top_k(queries, index, distance, 201)
+    expected = np.take_along_axis(brute_force(queries, index, distance), rows, 1)
+    np.testing.assert_allclose(distances, expected, rtol=1e-6, atol=1e-6 if distance == "L3" else 0)
+
+
+@pytest.mark.parametrize("distance", ["L2", "L3"])
+def test_near_duplicates_are_not_ranked_by_cancellation(distance):
+    """|x|² - 2xy + |y|², or 1 - cos, in float32 would give 0 or noise for all of these."""
+    query = np.full(1000, 10, np.float32)
+    index = np.repeat(query[None], 50, axis=0)
+    order = np.random.default_rng(0).permutation(50)
+    index[np.arange(50), np.arange(50)] += (order + 1) * np.float32(1e-4)
+    _, rows = search.top_k(query[None], index, distance, 50)
+    assert order[rows[0]].tolist() == list(range(50))

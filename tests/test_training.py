@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from landmarks import describers, params, training, trunks
+from landmarks import describers, engines, params, training, trunks
 from landmarks.catalog import Photo
 from landmarks.errors import InputError
 
@@ -15,6 +15,7 @@ RECIPE = params.load(Path(__file__).parents[1] / "params.yaml").finetuned.model_
         "epochs": 3,
         "batch_size": 8,
         "image_size": 32,
+        "train_size": 32,
         "workers": 0,
         "checkpoint_every": 2,
         "frozen": 0,
@@ -207,6 +208,12 @@ def test_what_cannot_be_trained_is_refused(
         training.Training(trunk(), photos[:train], photos[:val], recipe(**changes), 0, tmp_path)
 
 
+def test_a_train_size_that_the_network_does_not_take_is_refused(photos: list[Photo], tmp_path: Path):
+    fixed = trunks.pretrained("vit_tiny_patch16_224", "random", 224, "avgpool", seed=0)
+    with pytest.raises(InputError, match=r"finetuned\.train_size: vit_tiny_patch16_224 does not take"):
+        training.Training(fixed, photos, photos, RECIPE, 0, tmp_path)
+
+
 def test_one_class_only_is_refused(photos: list[Photo], tmp_path: Path):
     with pytest.raises(InputError, match="red is the only landmark"):
         training.Training(trunk(), photos[::2], photos[::2], RECIPE, 0, tmp_path)
@@ -227,7 +234,7 @@ def test_out_of_memory_says_what_to_lower(
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr(training, "one_pass", full)
-    with pytest.raises(InputError, match=r"lower finetuned.batch_size \(8\) or finetuned.image_size \(32\)"):
+    with pytest.raises(InputError, match=r"lower finetuned.batch_size \(8\) or finetuned.train_size \(32\)"):
         list(made.epochs())
 
 
@@ -246,7 +253,9 @@ def test_the_model_describes_and_classifies_after_a_round_trip(photos: list[Phot
     linear = again.head.linear
     data = torch.from_numpy(np.stack([training.whole_photo(32)(Image.open(path)).numpy() for path in paths]))
     with torch.no_grad():
-        logits = linear(again.net(trunks.normalize(data.permute(0, 2, 3, 1), again.options)))
+        logits = linear(
+            again.net(engines.normalize(data.permute(0, 2, 3, 1), again.options.mean, again.options.std))
+        )
     labels = torch.tensor([again.head.classes.index(photo.class_image) for photo in photos])
     assert figures["prec@1"] == pytest.approx((logits.argmax(1) == labels).float().mean().item())
     assert figures["loss"] == pytest.approx(nn.functional.cross_entropy(logits, labels).item(), rel=1e-5)

@@ -125,12 +125,10 @@ def served(project: Project, tmp_path_factory: pytest.TempPathFactory):
 
 
 @pytest.fixture
-def at_first(project: Project):
-    yield project
+def without_photos(at_first: Project):
+    yield at_first
     for name in ("data/oxford", "data/paris", "downloads"):
-        shutil.rmtree(project.root / name, ignore_errors=True)
-    project.run("git", "checkout", "--quiet", "--", ".")
-    project.dvc("checkout", "--quiet")
+        shutil.rmtree(at_first.root / name, ignore_errors=True)
 
 
 def landmarks(project: Project, *arguments: str) -> str:
@@ -160,8 +158,8 @@ def rankings(project: Project) -> dict[str, list[str]]:
     }
 
 
-def test_oxford_is_sorted_and_split_by_its_ground_truth(at_first: Project, served: str):
-    project = at_first
+def test_oxford_is_sorted_and_split_by_its_ground_truth(without_photos: Project, served: str):
+    project = without_photos
     said = landmarks(project, "fetch", "oxford", "--url", served + SERVED["oxford"])
     assert "18 photos in data/oxford/images; 5063 are published" in said
     assert "dvc add data/oxford/images" in said
@@ -185,8 +183,8 @@ def test_oxford_is_sorted_and_split_by_its_ground_truth(at_first: Project, serve
     assert not set(index) & set(queries)
 
 
-def test_paris_from_its_archives_to_the_figures_of_both_protocols(at_first: Project, served: str):
-    project = at_first
+def test_paris_from_its_archives_to_the_figures_of_both_protocols(without_photos: Project, served: str):
+    project = without_photos
     urls = [served + SERVED[name] for name in ("paris 1", "paris 2")]
     said = landmarks(project, "fetch", "paris", "--url", urls[0], "--url", urls[1])
     assert "19 photos in data/paris/images; 6412 are published" in said
