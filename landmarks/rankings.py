@@ -1,6 +1,6 @@
 """The HDF5 store of rankings: for every query the rows of the index, nearest first."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +15,7 @@ from landmarks import hdf5
 from landmarks.catalog import Photo
 from landmarks.errors import InputError
 from landmarks.features import Store
-from landmarks.search import top_k
+from landmarks.search import Rows, top_k
 
 QUERIES_AT_ONCE = 64
 NO_ROW = -1
@@ -63,16 +63,35 @@ def retrieve(queries: Store, index: Store, distance: str, depth: int | None) -> 
         )
     depth = ranking_depth(len(index.photos), depth)
     blanks = index.attributes.get("kind") == "vlad"  # whose zero vector is a photo without keypoints
-    row_of = {photo.image_path: row for row, photo in enumerate(index.photos)}
-    own_rows = np.array([row_of.get(photo.image_path, NO_ROW) for photo in queries.photos])
-    bar = tqdm(total=len(own_rows), desc=f"searching by {distance}", unit="query")
+    paths = [[photo.image_path for photo in store.photos] for store in (queries, index)]
+    own = own_rows(*paths)
+    bar = tqdm(total=len(own), desc=f"searching by {distance}", unit="query")
     with bar:
-        for start in range(0, len(own_rows), QUERIES_AT_ONCE):
+        for start in range(0, len(own), QUERIES_AT_ONCE):
             part = slice(start, start + QUERIES_AT_ONCE)
-            spare = int((own_rows[part] != NO_ROW).any())
-            distances, rows = top_k(queries.features[part], index.features, distance, depth + spare, blanks)
-            yield _without(rows, distances, own_rows[part], depth)
-            bar.update(len(rows))
+            block = nearest(queries.features[part], own[part], index.features, distance, depth, blanks)
+            yield block
+            bar.update(len(block.rows))
+
+
+def own_rows(queries: Sequence[str], index: Sequence[str]) -> NDArray[np.int64]:
+    """The row of the index with the path of each query, `NO_ROW` where there is none: (Q,)."""
+    row_of = {path: row for row, path in enumerate(index)}
+    return np.array([row_of.get(path, NO_ROW) for path in queries], np.int64)
+
+
+def nearest(
+    descriptors: NDArray[np.float32],
+    own: NDArray[np.int64],
+    index: Rows,
+    distance: str,
+    depth: int,
+    zeros_last: bool,
+) -> Block:
+    """The `depth` rows of `index` nearest to each of `descriptors` (Q, D), but its `own` row (Q,)."""
+    spare = int((own != NO_ROW).any())
+    distances, rows = top_k(descriptors, index, distance, depth + spare, zeros_last)
+    return _without(rows, distances, own, depth)
 
 
 def _without(

@@ -1,4 +1,4 @@
-"""Re-ranking: the vote on a query's landmark, and orders other than the retrieved one."""
+"""`two`: the vote on a query's landmark, whose photos then come first."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,19 +19,10 @@ def vote(block: Block, classes: NDArray[np.intp], depth: int) -> NDArray[np.intp
     return np.where(votes.any(axis=1), votes.argmax(axis=1), -1)
 
 
-def rerank(
-    block: Block, method: str, classes: NDArray[np.intp], vote_depth: int
-) -> tuple[Block, NDArray[np.intp]]:
-    """Re-rank `block` by `method`; also returns the class (Q,) voted from the ranking as retrieved.
-
-    `one`: the ranking as it is. `two`: the photos of the voted class come first, the order otherwise
-    kept in both parts.
-    """
-    predicted = vote(block, classes, vote_depth)
-    if method == "one":
-        return block, predicted
+def voted_first(block: Block, classes: NDArray[np.intp], voted: NDArray[np.intp]) -> Block:
+    """The photos of the class `voted` (Q,) first, the order otherwise kept in both parts."""
     missing = block.rows == NO_ROW
-    others = classes[block.rows] != predicted[:, None]
+    others = classes[block.rows] != voted[:, None]
     order = np.argsort(np.where(missing, 2, others), axis=1, kind="stable")
     rows, distances = block
-    return Block(np.take_along_axis(rows, order, 1), np.take_along_axis(distances, order, 1)), predicted
+    return Block(np.take_along_axis(rows, order, 1), np.take_along_axis(distances, order, 1))
