@@ -197,6 +197,7 @@ class Evaluate(Section):
     """Scoring."""
 
     reject_above: Annotated[float, Field(ge=0)] | None
+    bootstrap: Annotated[int, Field(ge=0)]
 
 
 class Gallery(Section):

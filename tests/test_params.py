@@ -93,6 +93,7 @@ def test_allowed_values_load(load_with, changes):
         ("retrieve.depth", 0, "greater than or equal to 1"),
         ("rerank_options.vote_depth", "all", "integer"),
         ("evaluate.reject_above", -0.5, "greater than or equal to 0"),
+        ("evaluate.bootstrap", -1, "greater than or equal to 0"),
         ("gallery.queries", 0, "greater than or equal to 1"),
         ("gallery.results", [1], "integer"),
     ],
