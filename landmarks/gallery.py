@@ -1,4 +1,4 @@
-"""Contact sheets: a query and its first results in a row, for people to look at."""
+"""Contact sheets: a query and its first results in a row, or what matches in them, for people to look at."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,6 +7,7 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from landmarks.images import read
+from landmarks.params import Geometric
 
 TILE = (220, 165)
 GAP = 10
@@ -41,6 +42,31 @@ def contact_sheet(tiles: Sequence[Tile]) -> Image.Image:
         for number, line in enumerate(tile.lines[:TEXT_LINES]):
             top = GAP + height + 2 * FRAME + 3 + number * (FONT_SIZE + 4)
             draw.text((left, top), _shortened(line, font, width + 2 * FRAME), colour, font)
+    return sheet
+
+
+def match_sheet(query: Path, results: Sequence[Path], options: Geometric) -> Image.Image:
+    """The query and each of its results side by side, a row a result, with lines from inlier to inlier."""
+    from landmarks.rerankers.geometric import inliers, local_features  # loads OpenCV, which few runs need
+
+    font = ImageFont.load_default(FONT_SIZE)
+    width, height = TILE
+    step = height + FONT_SIZE + 2 * GAP
+    sheet = Image.new("RGB", (2 * width + 3 * GAP, GAP + step * len(results)), "white")
+    draw = ImageDraw.Draw(sheet)
+    of_query = local_features(query, options)
+    for place, result in enumerate(results):
+        of_result = local_features(result, options)
+        pairs = inliers(of_query, of_result, options)
+        ends = []
+        for column, (path, local) in enumerate(((query, of_query), (result, of_result))):
+            corner = (GAP + column * (width + GAP), GAP + place * step)
+            photo = ImageOps.contain(read(path), TILE)
+            sheet.paste(photo, corner)
+            ends.append(local.points[pairs[:, column]] * (photo.width / local.size[0]) + corner)
+        for start, end in zip(*ends, strict=True):
+            draw.line([*start, *end], RIGHT)
+        draw.text((GAP, GAP + place * step + height), f"{len(pairs)} inliers", QUERY, font)
     return sheet
 
 

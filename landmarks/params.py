@@ -205,6 +205,7 @@ class Gallery(Section):
 
     queries: Count
     results: Count
+    matches: bool
     seed: Seed
 
 

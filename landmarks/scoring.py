@@ -58,7 +58,7 @@ def bootstrap(scores: Scores, resamples: int, level: float = 0.95, seed: int = 0
 
     As many queries as there are, drawn with replacement, `resamples` times; the interval holds the
     middle `level` of their means. See Efron and Tibshirani, An Introduction to the Bootstrap, 1993,
-    section 13.3. It says how much the mean would vary with other queries, the index being the same.
+    chapter 13. It says how much the mean would vary with other queries, the index being the same.
     """
     random = np.random.default_rng(seed)
     known = scores[~np.isnan(scores)]

@@ -24,8 +24,12 @@ def main() -> None:
         worst = np.argsort(precision, kind="stable")[:count]
         for kind, queries in (("sample", sorted(sample)), ("worst", worst)):
             for place, query in enumerate(queries, 1):
-                sheet = gallery.contact_sheet(tiles(ranked, report, query, options.gallery.results))
-                sheet.save(FOLDER / f"{kind}_{place:02}.jpg", quality=85)
+                row = tiles(ranked, report, query, options.gallery.results)
+                gallery.contact_sheet(row).save(FOLDER / f"{kind}_{place:02}.jpg", quality=85)
+                if options.gallery.matches:
+                    asked, *found = (tile.path for tile in row)
+                    sheet = gallery.match_sheet(asked, found, options.rerank_options.geometric)
+                    sheet.save(FOLDER / f"{kind}_{place:02}_matches.jpg", quality=85)
 
 
 def tiles(ranked: rankings.Rankings, report: scoring.Report, query: int, results: int) -> list[gallery.Tile]:

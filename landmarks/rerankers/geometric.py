@@ -25,6 +25,8 @@ class Local(NamedTuple):
     """(M, 2): x, y in pixels of the shrunken photo."""
     descriptors: NDArray[np.uint8]
     """(M, 128) of SIFT, (M, 32) of ORB, whose bits are the numbers."""
+    size: tuple[int, int]
+    """Width and height of the shrunken photo."""
 
 
 def local_features(photo: Source, options: Geometric) -> Local:
@@ -37,9 +39,11 @@ def local_features(photo: Source, options: Geometric) -> Local:
         detector = cv2.ORB.create(nfeatures=options.keypoints)
     found, descriptors = detector.detectAndCompute(np.asarray(grey), None)
     if not found:
-        return Local(np.empty((0, 2), np.float32), np.empty((0, detector.descriptorSize()), np.uint8))
+        none = np.empty((0, detector.descriptorSize()), np.uint8)
+        return Local(np.empty((0, 2), np.float32), none, grey.size)
     # OpenCV's SIFT descriptors are whole numbers below 256, in float32.
-    return Local(np.array([point.pt for point in found], np.float32), descriptors.astype(np.uint8))
+    points = np.array([point.pt for point in found], np.float32)
+    return Local(points, descriptors.astype(np.uint8), grey.size)
 
 
 _cached = lru_cache(CACHED_PHOTOS)(local_features)
