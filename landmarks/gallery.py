@@ -14,6 +14,7 @@ GAP = 10
 FRAME = 5
 TEXT_LINES = 2
 FONT_SIZE = 14
+LINES = 60
 RIGHT, WRONG, QUERY = "#1a9850", "#d73027", "#444444"
 
 
@@ -46,7 +47,10 @@ def contact_sheet(tiles: Sequence[Tile]) -> Image.Image:
 
 
 def match_sheet(query: Path, results: Sequence[Path], options: Geometric) -> Image.Image:
-    """The query and each of its results side by side, a row a result, with lines from inlier to inlier."""
+    """The query and each of its results side by side, a row a result, with lines from inlier to inlier.
+
+    Of more than `LINES` inliers every second is drawn, every third, and so on.
+    """
     from landmarks.rerankers.geometric import inliers, local_features  # loads OpenCV, which few runs need
 
     font = ImageFont.load_default(FONT_SIZE)
@@ -58,12 +62,13 @@ def match_sheet(query: Path, results: Sequence[Path], options: Geometric) -> Ima
     for place, result in enumerate(results):
         of_result = local_features(result, options)
         pairs = inliers(of_query, of_result, options)
+        drawn = pairs[:: -(-len(pairs) // LINES) or 1]
         ends = []
         for column, (path, local) in enumerate(((query, of_query), (result, of_result))):
             corner = (GAP + column * (width + GAP), GAP + place * step)
             photo = ImageOps.contain(read(path), TILE)
             sheet.paste(photo, corner)
-            ends.append(local.points[pairs[:, column]] * (photo.width / local.size[0]) + corner)
+            ends.append(local.points[drawn[:, column]] * (photo.width / local.size[0]) + corner)
         for start, end in zip(*ends, strict=True):
             draw.line([*start, *end], RIGHT)
         draw.text((GAP, GAP + place * step + height), f"{len(pairs)} inliers", QUERY, font)
