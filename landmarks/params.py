@@ -99,6 +99,7 @@ class Finetuned(Section):
     frozen: Annotated[int, Field(ge=0)]
     batch_norm: Literal["frozen", "trained"]
     image_size: ImageSize
+    train_size: ImageSize
     augment: Augment
     label_smoothing: Annotated[float, Field(ge=0, lt=1)]
     precision: Literal["float32", "bfloat16"]
@@ -136,6 +137,7 @@ class Retrieve(Section):
     """Searching the index."""
 
     depth: Count | None
+    memory: Count
 
 
 class Expansion(Section):

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import h5py
 import numpy as np
@@ -15,9 +15,12 @@ from landmarks import hdf5
 from landmarks.catalog import Photo
 from landmarks.errors import InputError
 from landmarks.features import Store
-from landmarks.search import Rows, top_k
+
+if TYPE_CHECKING:
+    from landmarks.search import Rows
 
 QUERIES_AT_ONCE = 64
+BYTES_A_RESULT = 32  # while it is searched for, sorted and written
 NO_ROW = -1
 
 
@@ -49,8 +52,8 @@ class Rankings:
             yield part, Block(self.rows[part], self.distances[part])
 
 
-def retrieve(queries: Store, index: Store, distance: str, depth: int | None) -> Iterator[Block]:
-    """Rank the index for each query, `QUERIES_AT_ONCE` at a time.
+def retrieve(queries: Store, index: Store, distance: str, depth: int | None, memory: int) -> Iterator[Block]:
+    """Rank the index for each query, as many queries at a time as `memory` (bytes) has room for.
 
     A row of the index with the query's own path is left out. K is the whole index, or `depth` where
     that is less. Raises `InputError` where the two stores were not made by the same model.
@@ -66,12 +69,15 @@ def retrieve(queries: Store, index: Store, distance: str, depth: int | None) -> 
     paths = [[photo.image_path for photo in store.photos] for store in (queries, index)]
     own = own_rows(*paths)
     bar = tqdm(total=len(own), desc=f"searching by {distance}", unit="query")
+    at_once = max(1, min(1024, memory // (BYTES_A_RESULT * depth)))
     with bar:
-        for start in range(0, len(own), QUERIES_AT_ONCE):
-            part = slice(start, start + QUERIES_AT_ONCE)
-            block = nearest(queries.features[part], own[part], index.features, distance, depth, blanks)
-            yield block
-            bar.update(len(block.rows))
+        for start in range(0, len(own), at_once):
+            part = slice(start, start + at_once)
+            found = nearest(
+                queries.features[part], own[part], index.features, distance, depth, blanks, memory
+            )
+            yield found
+            bar.update(len(found.rows))
 
 
 def own_rows(queries: Sequence[str], index: Sequence[str]) -> NDArray[np.int64]:
@@ -83,14 +89,17 @@ def own_rows(queries: Sequence[str], index: Sequence[str]) -> NDArray[np.int64]:
 def nearest(
     descriptors: NDArray[np.float32],
     own: NDArray[np.int64],
-    index: Rows,
+    index: "Rows",
     distance: str,
     depth: int,
     zeros_last: bool,
+    memory: int,
 ) -> Block:
     """The `depth` rows of `index` nearest to each of `descriptors` (Q, D), but its `own` row (Q,)."""
+    from landmarks import search  # half a second for Numba, which reading rankings need not wait for
+
     spare = int((own != NO_ROW).any())
-    distances, rows = top_k(descriptors, index, distance, depth + spare, zeros_last)
+    distances, rows = search.top_k(descriptors, index, distance, depth + spare, zeros_last, memory)
     return _without(rows, distances, own, depth)
 
 

@@ -1,13 +1,20 @@
 """Exact search for the nearest rows."""
 
+import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import product
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.spatial.distance import cdist
 
-METRICS = {"L1": "cityblock", "L2": "euclidean", "L3": "cosine"}
-BLOCK_BYTES = 64 << 20
+from landmarks import kernels
+
+MEMORY = 256 << 20
+THREADS = len(os.sched_getaffinity(0))
+BLOCK = 1 << 14
+"""Rows at a time, where memory permits: their distances are still in cache when they are looked through."""
 
 
 class Rows(Protocol):
@@ -21,34 +28,81 @@ class Rows(Protocol):
 
 
 def top_k(
-    queries: NDArray[np.float32], index: Rows, distance: str, k: int, zeros_last: bool = False
+    queries: NDArray[np.float32],
+    index: Rows,
+    distance: str,
+    k: int,
+    zeros_last: bool = False,
+    memory: int = MEMORY,
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """The `k` rows of `index` nearest to each query, nearest first, equal distances by the lower row.
 
     `queries`: float32 (Q, D). `distance`: `L1` Manhattan, `L2` Euclidean, `L3` cosine distance
     1 - cos (1 to a zero vector). `zeros_last`: a zero vector describes nothing, so it is infinitely far
-    from all others. Returns distances float32 and rows int64, (Q, min(k, N)). `index` is
-    never held whole: memory is a block of it and Q * (2k + block) distances.
+    from all others. Returns distances float32 and rows int64, (Q, min(k, N)).
+
+    All distances are sums over direct differences (that of unit vectors for L3, since 1 - cos is half its
+    square), so near-duplicates are not ranked by the rounding of |x|² - 2xy + |y|². An `index` that is not
+    an array is never held whole: the next block is read while one is searched, and these take some `memory`
+    bytes, besides the Q * k results.
     """
     size, dimensions = index.shape
     k = min(k, size)
-    block = max(1, BLOCK_BYTES // (8 * max(dimensions, len(queries))))
-    distances = np.empty((len(queries), 0), np.float32)
-    rows = np.empty((len(queries), 0), np.int64)
-    for start in range(0, size, block):
-        stop = min(start + block, size)
-        rows_read = index[start:stop]
-        found = cdist(queries, rows_read, METRICS[distance])
-        # Cosine alone can stray: below 0 by rounding, to NaN by a zero vector.
-        found = np.nan_to_num(found, nan=1.0).clip(min=0).astype(np.float32)
-        if zeros_last:
-            found[~queries.any(axis=1)] = np.inf
-            found[:, ~rows_read.any(axis=1)] = np.inf
-        distances = np.hstack([distances, found])
-        rows = np.hstack([rows, np.broadcast_to(np.arange(start, stop), found.shape)])
-        if distances.shape[1] >= 2 * k or stop == size:
-            # Earlier rows stand to the left, so a stable sort keeps the lower row first.
-            nearest = np.argsort(distances, axis=1, kind="stable")[:, :k]
-            distances = np.take_along_axis(distances, nearest, 1)
-            rows = np.take_along_axis(rows, nearest, 1)
-    return distances, rows
+    queries = np.ascontiguousarray(queries, np.float32)
+    blank = ~queries.any(axis=1)
+    if distance == "L3":
+        lengths = np.linalg.norm(queries.astype(np.float64), axis=1, keepdims=True)
+        queries = (queries / np.where(lengths, lengths, 1)).astype(np.float32)
+    bytes_a_row = 2 * 4 * dimensions + 4 * len(queries)
+    block = min(BLOCK, max(1, memory // bytes_a_row))
+    nearest = np.full((len(queries), k), np.iinfo(np.uint64).max)
+    parts = _parts(len(queries), 1)
+    with ThreadPoolExecutor(THREADS) as pool:
+        for start, rows in _blocks(index, block):
+            found = _distances(pool, queries, rows, distance)
+            if distance == "L3":
+                found[blank] = 1
+            if zeros_last:
+                found[blank] = np.inf
+                found[:, ~rows.any(axis=1)] = np.inf
+            pieces = [(found[part], start, nearest[part]) for part in parts]
+            list(pool.map(lambda piece: kernels.keep_nearest(*piece), pieces))
+        list(pool.map(lambda part: nearest[part].sort(axis=1), parts))
+    distances = (nearest >> np.uint64(32)).astype(np.uint32).view(np.float32)
+    return distances, (nearest & np.uint64(0xFFFFFFFF)).astype(np.int64)
+
+
+def _blocks(index: Rows, block: int) -> Iterator[tuple[int, NDArray[np.float32]]]:
+    """The rows of `index` in blocks, each with its first row; the next one is read meanwhile."""
+    starts = range(0, index.shape[0], block)
+    if isinstance(index, np.ndarray):
+        yield from (
+            (start, np.ascontiguousarray(index[start : start + block], np.float32)) for start in starts
+        )
+        return
+    with ThreadPoolExecutor(1) as reader:
+        coming = reader.submit(index.__getitem__, slice(0, block))
+        for start in starts:
+            rows = coming.result()
+            coming = reader.submit(index.__getitem__, slice(start + block, start + 2 * block))
+            yield start, rows
+
+
+def _distances(
+    pool: ThreadPoolExecutor, queries: NDArray[np.float32], rows: NDArray[np.float32], distance: str
+) -> NDArray[np.float32]:
+    found = np.empty((len(queries), len(rows)), np.float32)
+
+    def compare(part: tuple[slice, slice]) -> None:
+        kernels.distances(queries[part[0]], rows[part[1]], distance, found[part])
+
+    by_row = _parts(len(rows), kernels.CHUNK)
+    by_query = _parts(len(queries), 4) if len(by_row) < THREADS else [slice(None)]
+    list(pool.map(compare, product(by_query, by_row)))
+    return found
+
+
+def _parts(count: int, multiple: int) -> list[slice]:
+    """`count` things in parts of a `multiple`, two for each thread so that all have work till the end."""
+    step = -(-count // (2 * THREADS * multiple)) * multiple
+    return [slice(start, start + step) for start in range(0, count, step)]

@@ -145,12 +145,16 @@ def _world() -> int:
 
 
 def augmentation(recipe: Finetuned) -> v2.Transform:
-    """From a photo to the uint8 (3, S, S) that training sees."""
+    """From a photo to the uint8 (3, S, S) that training sees, S being `recipe.train_size`.
+
+    A random crop shows a thing larger than the whole photo of that size does, so photos are best described
+    somewhat larger than S (Touvron, Vedaldi, Douze and Jégou, NeurIPS 2019).
+    """
     colour = recipe.augment.colour
     return v2.Compose(
         [
             v2.PILToTensor(),
-            v2.RandomResizedCrop(recipe.image_size, recipe.augment.scale, antialias=True),
+            v2.RandomResizedCrop(recipe.train_size, recipe.augment.scale, antialias=True),
             v2.RandomHorizontalFlip(0.5 if recipe.augment.flip else 0.0),
             v2.ColorJitter(colour, colour, colour),
         ]
@@ -231,12 +235,13 @@ class Training:
             )
         number = {name: place for place, name in enumerate(self.classes)}
         val_labels = [number[photo.class_image] for photo in known]
-        self.train = _Photos(train, labels.tolist(), augmentation(recipe), 2 * recipe.image_size, seed)
+        self.train = _Photos(train, labels.tolist(), augmentation(recipe), 2 * recipe.train_size, seed)
         self.train_order = _Order(len(train), seed)
         self.train_loader = self._loader(self.train, self.train_order)
         val_photos = _Photos(known, val_labels, whole_photo(recipe.image_size), 2 * recipe.image_size)
         self.val_loader = self._loader(val_photos, _Order(len(known), None))
 
+        trunks.check_size(trunk.net, self.options.backbone, recipe.train_size, "finetuned.train_size")
         self.device = torch.device("cuda", _rank()) if torch.cuda.is_available() else torch.device("cpu")
         torch.manual_seed(seed)
         self.net = Classifier(trunk.net, trunk.dimensions, len(self.classes)).to(self.device)
@@ -357,7 +362,7 @@ class Training:
                 raise
             raise InputError(
                 f"finetuned: out of memory; lower finetuned.batch_size ({self.recipe.batch_size}) or "
-                f"finetuned.image_size ({self.recipe.image_size})"
+                f"finetuned.train_size ({self.recipe.train_size})"
             ) from None
 
 

@@ -56,7 +56,7 @@ class Trunk:
         self.net = net.eval()
         self.options = options
         self.head = head
-        self.dimensions = _dimensions(net, options)
+        self.dimensions = check_size(net, options.backbone, options.image_size, "image_size")
 
     @property
     def kind(self) -> str:
@@ -248,17 +248,17 @@ def _statistics(backbone: str, net: nn.Module) -> tuple[Any, Any]:
     return config["mean"], config["std"]
 
 
-def _dimensions(net: nn.Module, options: Options) -> int:
-    size = options.image_size
+def check_size(net: nn.Module, backbone: str, size: int, parameter: str) -> int:
+    """The length of what `net` makes of photos of `size`; raises `InputError` where it takes none."""
     try:
         with torch.inference_mode():
             shape = net(torch.zeros(1, 3, size, size)).shape
     except (RuntimeError, AssertionError, ValueError) as error:
         raise InputError(
-            f"image_size: {options.backbone} does not take photos of {size}x{size} ({_first_line(error)})"
+            f"{parameter}: {backbone} does not take photos of {size}x{size} ({_first_line(error)})"
         ) from None
     if len(shape) != 2:
         raise InputError(
-            f"backbone: {options.backbone} has no pooled layer, its output is {tuple(shape)}; choose another"
+            f"backbone: {backbone} has no pooled layer, its output is {tuple(shape)}; choose another"
         )
     return int(shape[1])

@@ -1,4 +1,4 @@
-"""Describe the photos of one part of the split: `python stages/extract.py index|test`."""
+"""Describe the photos of one part of the split: `python -m stages.extract index|test`."""
 
 import sys
 from pathlib import Path

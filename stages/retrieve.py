@@ -18,7 +18,7 @@ def main() -> None:
             queries.photos,
             index.photos,
             rankings.ranking_depth(len(index.photos), depth),
-            rankings.retrieve(queries, index, distance, depth),
+            rankings.retrieve(queries, index, distance, depth, options.retrieve.memory << 20),
             {**index.attributes, "distance": distance},
         )
 

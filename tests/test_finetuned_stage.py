@@ -1,4 +1,4 @@
-"""The stage `stages/model/finetuned.py` as DVC starts it, in a project of sixteen small photos."""
+"""The stage `stages.model.finetuned` as DVC starts it, in a project of sixteen small photos."""
 
 import csv
 import math
@@ -22,7 +22,7 @@ from landmarks import catalog, describers, files
 from landmarks.trunks import Trunk
 
 ROOT = Path(__file__).parents[1]
-STAGE = "stages/model/finetuned.py"
+STAGE = "stages.model.finetuned"
 MODEL = Path("models/model.safetensors")
 CURVE = Path("reports/training.csv")
 EPOCHS = 16
@@ -49,7 +49,7 @@ def dying_save(state, file):
     file.write(content)
 
 torch.save = dying_save
-runpy.run_path("stages/model/finetuned.py", run_name="__main__")
+runpy.run_module("stages.model.finetuned", run_name="__main__")
 """
 
 
@@ -94,7 +94,7 @@ class Folder:
         log = self.root / "log.txt"
         with log.open("wb") as file:
             process = subprocess.Popen(
-                [sys.executable, *(command or [STAGE])],
+                [sys.executable, *(command or ["-m", STAGE])],
                 cwd=self.root,
                 env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), **env},
                 stdout=file,
@@ -144,7 +144,15 @@ def folder(tmp_path: Path, photos: list[catalog.Photo]) -> Callable[..., Folder]
         params = yaml.safe_load((ROOT / "params.yaml").read_text())
         params.update(model="finetuned", backbone="resnet18", weights="random")
         params["finetuned"].update(
-            {"image_size": 32, "batch_size": 8, "frozen": 0, "batch_norm": "trained", "workers": 0, **changes}
+            {
+                "image_size": 32,
+                "train_size": 32,
+                "batch_size": 8,
+                "frozen": 0,
+                "batch_norm": "trained",
+                "workers": 0,
+                **changes,
+            }
         )
         (tmp_path / "params.yaml").write_text(yaml.safe_dump(params))
         (tmp_path / "stages").symlink_to(ROOT / "stages")

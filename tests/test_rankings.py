@@ -19,8 +19,8 @@ def store(vectors, paths, sha256="12ab"):
     return Store(np.array(vectors, np.float32), photos, {"model_sha256": sha256})
 
 
-def retrieved(queries, index, distance="L1", depth=None):
-    rows, distances = zip(*rankings.retrieve(queries, index, distance, depth), strict=True)
+def retrieved(queries, index, distance="L1", depth=None, memory=1 << 20):
+    rows, distances = zip(*rankings.retrieve(queries, index, distance, depth, memory), strict=True)
     return np.concatenate(rows), np.concatenate(distances)
 
 
@@ -85,16 +85,16 @@ def test_rankings_are_what_sorting_by_distance_and_row_gives(search):
 
 
 @pytest.mark.parametrize("distance", ["L1", "L2", "L3"])
-def test_queries_a_few_at_a_time_give_the_same(monkeypatch, distance):
+def test_queries_a_few_at_a_time_give_the_same(distance):
     rng = np.random.default_rng(0)
     queries = store(rng.normal(size=(11, 5)), [f"q{number}" for number in range(10)] + ["i3"])
     index = store(rng.normal(size=(20, 5)), [f"i{number}" for number in range(20)])
     whole = retrieved(queries, index, distance, 6)
     for at_once in (1, 3, 11):
-        monkeypatch.setattr(rankings, "QUERIES_AT_ONCE", at_once)
-        blocks = [len(block.rows) for block in rankings.retrieve(queries, index, distance, 6)]
+        memory = at_once * 6 * rankings.BYTES_A_RESULT
+        blocks = [len(block.rows) for block in rankings.retrieve(queries, index, distance, 6, memory)]
         assert max(blocks) == at_once
-        for found, expected in zip(retrieved(queries, index, distance, 6), whole, strict=True):
+        for found, expected in zip(retrieved(queries, index, distance, 6, memory), whole, strict=True):
             np.testing.assert_array_equal(found, expected)
 
 
@@ -187,7 +187,6 @@ def test_what_is_no_store_of_rankings_is_refused(tmp_path, content, message):
 
 
 def test_memory_grows_neither_with_the_queries_nor_with_the_index(tmp_path, monkeypatch):
-    monkeypatch.setattr("landmarks.search.BLOCK_BYTES", 1 << 20)
     width, depth = 256, 10
     out = tmp_path / "rankings.h5"
 
@@ -201,7 +200,7 @@ def test_memory_grows_neither_with_the_queries_nor_with_the_index(tmp_path, monk
             stores = [random_store(file, "q", queries), random_store(file, "i", index)]
             tracemalloc.start()
             try:
-                blocks = rankings.retrieve(*stores, "L1", depth)
+                blocks = rankings.retrieve(*stores, "L1", depth, 1 << 20)
                 rankings.write(out, stores[0].photos, stores[1].photos, depth, blocks, {})
                 return tracemalloc.get_traced_memory()[1]
             finally:

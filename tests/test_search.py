@@ -62,13 +62,12 @@ def test_equal_distances_come_by_the_lower_row(distance, queries, index, k):
 
 
 @distances_by_name
-@pytest.mark.parametrize("block_bytes", [1, 500, 1 << 20])
-def test_copies_of_a_row_come_in_row_order_also_across_blocks(monkeypatch, distance, block_bytes):
-    monkeypatch.setattr(search, "BLOCK_BYTES", block_bytes)
+@pytest.mark.parametrize("memory", [1, 500, 1 << 20])
+def test_copies_of_a_row_come_in_row_order_also_across_blocks(distance, memory):
     rng = np.random.default_rng(0)
     originals = rng.normal(size=(3, 7)).astype(np.float32)
     copies = rng.integers(0, 3, 40)
-    _, rows = search.top_k(originals, originals[copies], distance, 25)
+    _, rows = search.top_k(originals, originals[copies], distance, 25, memory=memory)
     for original, found in enumerate(rows):
         own = np.flatnonzero(copies == original)
         assert found[: len(own)].tolist() == own.tolist()
@@ -113,7 +112,7 @@ def test_cosine_is_never_negative():
 
 
 @distances_by_name
-def test_any_block_size_and_an_hdf5_dataset_give_the_same(monkeypatch, tmp_path, distance):
+def test_any_block_size_and_an_hdf5_dataset_give_the_same(tmp_path, distance):
     rng = np.random.default_rng(1)
     queries = rng.normal(size=(9, 5)).astype(np.float32)
     index = rng.normal(size=(101, 5)).astype(np.float32)
@@ -122,15 +121,15 @@ def test_any_block_size_and_an_hdf5_dataset_give_the_same(monkeypatch, tmp_path,
     with h5py.File(tmp_path / "index.h5", "w") as file:
         dataset = file.create_dataset("features", data=index, chunks=(8, 5))
         for rows_in_block in (1, 2, 10, 37, 100, 101):
-            monkeypatch.setattr(search, "BLOCK_BYTES", 8 * 9 * rows_in_block)
+            memory = rows_in_block * (2 * 4 * 5 + 4 * 9)
             for source in (index, dataset):
-                for found, expected in zip(search.top_k(queries, source, distance, 10), whole, strict=True):
+                got = search.top_k(queries, source, distance, 10, memory=memory)
+                for found, expected in zip(got, whole, strict=True):
                     np.testing.assert_array_equal(found, expected)
 
 
 @distances_by_name
-def test_memory_does_not_grow_with_the_index(monkeypatch, tmp_path, distance):
-    monkeypatch.setattr(search, "BLOCK_BYTES", 1 << 20)
+def test_memory_does_not_grow_with_the_index(tmp_path, distance):
     queries = np.ones((4, 64), np.float32)
 
     def peak(size):
@@ -139,7 +138,7 @@ def test_memory_does_not_grow_with_the_index(monkeypatch, tmp_path, distance):
             index[:] = np.random.default_rng(0).random((size, 64), dtype=np.float32)
             tracemalloc.start()
             try:
-                search.top_k(queries, index, distance, 10)
+                search.top_k(queries, index, distance, 10, memory=1 << 20)
                 return tracemalloc.get_traced_memory()[1]
             finally:
                 tracemalloc.stop()

@@ -15,6 +15,7 @@ RECIPE = params.load(Path(__file__).parents[1] / "params.yaml").finetuned.model_
         "epochs": 3,
         "batch_size": 8,
         "image_size": 32,
+        "train_size": 32,
         "workers": 0,
         "checkpoint_every": 2,
         "frozen": 0,
@@ -207,6 +208,12 @@ def test_what_cannot_be_trained_is_refused(
         training.Training(trunk(), photos[:train], photos[:val], recipe(**changes), 0, tmp_path)
 
 
+def test_a_train_size_that_the_network_does_not_take_is_refused(photos: list[Photo], tmp_path: Path):
+    fixed = trunks.pretrained("vit_tiny_patch16_224", "random", 224, "avgpool", seed=0)
+    with pytest.raises(InputError, match=r"finetuned\.train_size: vit_tiny_patch16_224 does not take"):
+        training.Training(fixed, photos, photos, RECIPE, 0, tmp_path)
+
+
 def test_one_class_only_is_refused(photos: list[Photo], tmp_path: Path):
     with pytest.raises(InputError, match="red is the only landmark"):
         training.Training(trunk(), photos[::2], photos[::2], RECIPE, 0, tmp_path)
@@ -227,7 +234,7 @@ def test_out_of_memory_says_what_to_lower(
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr(training, "one_pass", full)
-    with pytest.raises(InputError, match=r"lower finetuned.batch_size \(8\) or finetuned.image_size \(32\)"):
+    with pytest.raises(InputError, match=r"lower finetuned.batch_size \(8\) or finetuned.train_size \(32\)"):
         list(made.epochs())
 
 

@@ -8,7 +8,8 @@ from tqdm import tqdm
 
 from landmarks.features import block_rows
 from landmarks.files import explained
-from landmarks.rerankers.descriptors import gathered, nearest_others
+from landmarks.rerankers.descriptors import gathered
+from landmarks.rerankers.neighbours import nearest_others
 from landmarks.rerankers.query_expansion import expanded
 from landmarks.search import Rows
 

@@ -9,7 +9,8 @@ from scipy.sparse.linalg import cg
 from tqdm import tqdm
 
 from landmarks.features import block_rows
-from landmarks.rerankers.descriptors import cosines, gathered, nearest_others
+from landmarks.rerankers.descriptors import cosines, gathered
+from landmarks.rerankers.neighbours import nearest_others
 from landmarks.search import Rows
 
 ROWS_AT_ONCE = 64

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +19,11 @@ from landmarks.rankings import Block, nearest, own_rows
 from landmarks.rerankers import labels
 from landmarks.rerankers.chain import parse
 from landmarks.rerankers.descriptors import Floats, cosines, gathered, norm_of
-from landmarks.search import Rows
+
+if TYPE_CHECKING:
+    from landmarks.search import Rows
+
+SEARCH_MEMORY = 256 << 20
 
 
 @dataclass(frozen=True)
@@ -48,7 +53,15 @@ class Index:
         paths = [photo.as_posix() if isinstance(photo, Path) else "" for photo in queries.photos]
         own = own_rows(paths, self.paths)
         depth = queries.ranking.rows.shape[1]
-        found = nearest(queries.descriptors, own, self.descriptors, self.distance, depth, self.zeros_last)
+        found = nearest(
+            queries.descriptors,
+            own,
+            self.descriptors,
+            self.distance,
+            depth,
+            self.zeros_last,
+            SEARCH_MEMORY,
+        )
         return replace(queries, ranking=found)
 
 

@@ -10,6 +10,7 @@ from landmarks import catalog, describers, params
 from landmarks.errors import InputError, run
 
 CURVE = Path("reports/training.csv")
+MODULE = "stages.model.finetuned"
 
 
 def main() -> None:
@@ -54,7 +55,7 @@ def under_torchrun(count: int) -> None:
 
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
     try:
-        torchrun(["--standalone", "--nproc-per-node", str(count), "--local-ranks-filter", "0", *sys.argv])
+        torchrun(["--standalone", "--nproc-per-node", str(count), "--local-ranks-filter", "0", "-m", MODULE])
     except ChildFailedError:
         sys.exit(1)
     except SignalException as signal:

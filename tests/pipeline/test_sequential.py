@@ -30,6 +30,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Project:
         split__test=0.125,
         split__index=0.125,
         finetuned__image_size=32,
+        finetuned__train_size=32,
         finetuned__epochs=1,
         finetuned__warmup_epochs=0,
         finetuned__frozen=0,

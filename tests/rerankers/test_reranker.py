@@ -38,7 +38,7 @@ def options(**changes):
 
 def reranked(chain, queries, index, distance="L2", depth=None, chosen=OPTIONS):
     """The rankings as retrieved and as re-ranked, and the classes voted."""
-    block = next(iter(rankings.retrieve(queries, index, distance, depth)))
+    block = next(iter(rankings.retrieve(queries, index, distance, depth, 1 << 26)))
     photos = [Path(photo.image_path) for photo in queries.photos]
     return block, *Reranker(chain, index, distance, chosen).rerank(photos, queries.features, block)
 

@@ -1,0 +1,55 @@
+"""What the benchmarks share: paired runs, their ratios, and the machine that they were made on."""
+
+import os
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+
+
+def paired(ways: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
+    """Seconds that each way took in each of `rounds`: the ways alternate, so a slow spell hits them all."""
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    for _ in range(rounds):
+        for name, way in ways.items():
+            start = time.perf_counter()
+            way()
+            seconds[name].append(time.perf_counter() - start)
+    return seconds
+
+
+def ratio(slow: Sequence[float], fast: Sequence[float]) -> float:
+    """How many times as fast: the median over the rounds."""
+    return statistics.median(a / b for a, b in zip(slow, fast, strict=True))
+
+
+def peak_memory() -> float:
+    """The most memory that this process has held, in GB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+
+
+def report(
+    title: str, header: Sequence[str], rows: Iterable[Sequence[object]], packages: Sequence[str]
+) -> None:
+    """Print a Markdown table below a description of the machine."""
+    commit = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True).stdout
+    print(f"\n{title}\n")
+    print(f"{_processor()}, {len(os.sched_getaffinity(0))} cores, {platform.system()}, ", end="")
+    print(f"Python {platform.python_version()}", *(f"{name} {version(name)}" for name in packages), sep=", ")
+    print(f"{time.strftime('%Y-%m-%d')}, commit {commit.strip()}, `{' '.join(['python', *sys.argv])}`\n")
+    print("| " + " | ".join(header) + " |")
+    print("|" + "---|" * len(header))
+    for row in rows:
+        print("| " + " | ".join(str(value) for value in row) + " |")
+
+
+def _processor() -> str:
+    names = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
+    flags = Path("/proc/cpuinfo").read_text()
+    extras = [name for name in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if f" {name}" in flags]
+    return f"{names[0].partition(': ')[2]} ({', '.join(extras)})"
