@@ -47,6 +47,7 @@ def local_features(photo: Source, options: Geometric) -> Local:
 
 
 _cached = lru_cache(CACHED_PHOTOS)(local_features)
+forget = _cached.cache_clear
 
 
 def inliers(query: Local, other: Local, options: Geometric) -> NDArray[np.intp]:

@@ -114,7 +114,7 @@ def test_counts_do_not_depend_on_the_number_of_threads_nor_on_what_is_kept(scene
     results = [scene[name] for name in ("side", "other", "shuffled", "query", "blank")] * 4
     at_first = geometric.verified(scene["query"], results, options, workers=1)
     for workers in (4, 1):
-        geometric._cached.cache_clear()
+        geometric.forget()
         np.testing.assert_array_equal(geometric.verified(scene["query"], results, options, workers), at_first)
 
 
