@@ -38,8 +38,11 @@ Distance = Annotated[
     typer.Option(help="L1 Manhattan, L2 Euclidean, L3 cosine. [default: that of params.yaml]"),
 ]
 Rerank = Annotated[
-    params.Rerank | None,
-    typer.Option(help="one: as retrieved; two: the voted landmark first. [default: that of params.yaml]"),
+    str | None,
+    typer.Option(
+        help="one: as retrieved; two: the voted landmark first; others, as in dba+aqe+two. "
+        "[default: that of params.yaml]"
+    ),
 ]
 Item = TypeVar("Item")
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
