@@ -194,6 +194,45 @@ def evaluate_model(
         print("\n".join(f"{name:<8}{value:.4f}" for name, value in figures.items()))
 
 
+@app.command()
+def serve(
+    host: Annotated[
+        str, typer.Option(help="The address to listen at; 0.0.0.0 for all of them.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 for any that is free.")] = 8000,
+    allow_host: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A name that requests may be addressed to; repeat it for more. "
+            "By default those of this machine, or any where --host is no loopback address."
+        ),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Serve a web page that answers photos and shows the evaluation.
+
+    It tells its address, and its API is described at /api.
+
+    \b
+    Examples:
+      landmarks serve
+      landmarks serve --port 8080
+      landmarks serve --host 0.0.0.0 --allow-host photos.example.org
+    """
+    from landmarks import serving
+    from landmarks.asking import Index
+
+    index = Index.open()
+    listening = serving.listen(host, port)
+    hosts = frozenset(map(str.lower, allow_host)) if allow_host else serving.hosts_of(listening, host)
+    address = f"http://{f'[{host}]' if ':' in host else host}:{listening.getsockname()[1]}/"
+    if as_json:
+        print(json.dumps({"url": address}), flush=True)
+    else:
+        print(f"{len(index.photos)} photos at {address} (stop with Ctrl-C)", flush=True)
+    serving.serve(index, listening, hosts)
+
+
 def main() -> None:
     """Run the command; an `InputError` becomes one line and exit code 1."""
     if isinstance(sys.stdout, io.TextIOWrapper):

@@ -55,7 +55,7 @@ def test_another_backbone_and_back_is_restored_from_the_cache(at_first: Project)
     ("setting", "message"),
     [
         ("model=finetund", "model: 'finetund' is not allowed: input should be 'pretrained', 'finetuned' or"),
-        ("dataset=paris", "dataset: there is no folder data/paris/images; expected one folder of photos per"),
+        ("dataset=paris", "data/paris/images: no such folder; expected one folder of photos per landmark"),
         ("distance=L5", "distance: 'L5' is not allowed: input should be 'L1', 'L2' or 'L3'"),
         ("rerank_options.vote_depth=0", "rerank_options.vote_depth: 0 is not allowed"),
         ("retrieve.depth=many", "retrieve.depth: 'many' is not allowed"),
