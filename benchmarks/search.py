@@ -10,13 +10,10 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-import faiss
 import h5py
 import numpy as np
-import torch
 from common import paired, peak_memory, ratio, report
 from numpy.typing import NDArray
-from scipy.spatial.distance import cdist
 
 from landmarks import search
 
@@ -64,6 +61,10 @@ def beside_peers() -> None:
 
 
 def peers(queries: Floats, index: Floats, distance: str) -> dict[str, Callable[[], object]]:
+    import faiss  # here, since what they hold must not count as memory of a search from the store
+    import torch
+    from scipy.spatial.distance import cdist
+
     metric = {"L1": faiss.METRIC_L1, "L2": faiss.METRIC_L2, "L3": faiss.METRIC_INNER_PRODUCT}[distance]
     flat = faiss.IndexFlat(index.shape[1], metric)
     flat.add(index / np.linalg.norm(index, axis=1, keepdims=True) if distance == "L3" else index)
@@ -85,7 +86,7 @@ def growth(most: int) -> None:
         with tempfile.TemporaryDirectory(dir=".") as folder:
             path = Path(folder, "index.h5")
             with h5py.File(path, "w") as file:
-                file.create_dataset("features", data=index, chunks=(min(size, 204), 1280))
+                file.create_dataset("features", data=index, chunks=(min(size, 819), 1280))
             with h5py.File(path) as file:
                 seconds = paired(
                     {

@@ -2,9 +2,9 @@
 
 import os
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -12,13 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from landmarks import describers, features, files, images, params, rankings
-from landmarks.catalog import Photo, numbered
+from landmarks.catalog import Photo
 from landmarks.describers import Describer
 from landmarks.errors import InputError
 from landmarks.images import Source
 from landmarks.params import Distance, Params, Rerank
 from landmarks.rankings import NO_ROW, QUERIES_AT_ONCE
-from landmarks.rerank import count_votes, rerank
+from landmarks.rerankers.reranker import Reranker
 
 MODEL = Path("models/model.safetensors")
 FEATURES = Path("features/index.h5")
@@ -116,8 +116,13 @@ class Index:
         return {photo.image_path: row for row, photo in enumerate(self.photos)}
 
     @cached_property
-    def _classes(self) -> tuple[list[str], NDArray[np.intp]]:
-        return numbered([photo.class_image for photo in self.photos])
+    def _reranker(self) -> Callable[[Rerank, Distance], Reranker]:
+        """Rerankers, the last few of which are kept, since some methods prepare the index first."""
+        store = features.Store(self.features, self.photos, self.attributes)
+        options = self.params.rerank_options
+        return lru_cache(maxsize=8)(
+            lambda chain, distance: Reranker(chain, store, distance, options, self.root)
+        )
 
     def path_of(self, photo: Path) -> str | None:
         """The path of the file `photo` as the index has it, None where it is not in the index."""
@@ -140,19 +145,25 @@ class Index:
         rerank: Rerank | None = None,
         top: int = 5,
         paths: Sequence[str | None] | None = None,
+        photos: Sequence[Source] | None = None,
     ) -> list[Answer]:
         """The answers to `descriptors` (Q, D), each with at most `top` results, as the pipeline gives them.
 
         `distance` and `rerank` are by default those of `params.yaml`. `paths`: of each query the path from
-        the root of the repository, None where it is not in it; a photo is never its own result.
+        the root of the repository, None where it is not in it; a photo is never its own result. `photos`:
+        the queries themselves, which `geometric` looks at. Raises `InputError` where `rerank` is not allowed.
         """
         paths = paths or [None] * len(descriptors)
-        own_rows = np.array([self._row_of.get(path or "", NO_ROW) for path in paths], np.int64)
         distance, rerank = distance or self.params.distance, rerank or self.params.rerank
+        self._reranker(rerank, distance)
+        if "geometric" in rerank and not photos and None in paths:
+            raise InputError("rerank: geometric compares photos, and only descriptors were given")
+        queries = photos or [b""] * len(paths)
+        sources = [Path(path) if path else photo for path, photo in zip(paths, queries, strict=True)]
         answers: list[Answer] = []
         for start in range(0, len(descriptors), QUERIES_AT_ONCE):
             part = slice(start, start + QUERIES_AT_ONCE)
-            answers.extend(self._answers(descriptors[part], own_rows[part], distance, rerank, top))
+            answers.extend(self._answers(descriptors[part], sources[part], distance, rerank, top))
         return answers
 
     def answer_each(
@@ -169,42 +180,45 @@ class Index:
         size = self.params.extract.batch_size
         for batch in (photos[start : start + size] for start in range(0, len(photos), size)):
             errors: dict[int, InputError] = {}
+            whole = batch
             try:
                 descriptors = self.describe(batch)
             except InputError:
                 errors = {place: error for place, photo in enumerate(batch) if (error := _unreadable(photo))}
-                descriptors = self.describe([p for place, p in enumerate(batch) if place not in errors])
-            paths = [self.path_of(p) for place, p in enumerate(batch) if place not in errors]
-            answers = iter(self.answer(descriptors, distance, rerank, top, paths))
+                whole = [photo for place, photo in enumerate(batch) if place not in errors]
+                descriptors = self.describe(whole)
+            known = [self.path_of(photo) for photo in whole]
+            answers = iter(self.answer(descriptors, distance, rerank, top, known, whole))
             for place, photo in enumerate(batch):
                 yield photo, errors.get(place) or next(answers)
 
     def _answers(
         self,
         descriptors: NDArray[np.float32],
-        own_rows: NDArray[np.int64],
+        photos: Sequence[Source],
         distance: Distance,
-        method: Rerank,
+        chain: Rerank,
         top: int,
     ) -> Iterator[Answer]:
-        names, classes = self._classes
+        reranker = self._reranker(chain, distance)
+        places = [photo.as_posix() if isinstance(photo, Path) else "" for photo in photos]
+        own = rankings.own_rows(places, [photo.image_path for photo in self.photos])
         vote_depth = self.params.rerank_options.vote_depth
         depth = rankings.ranking_depth(len(self.photos), self.params.retrieve.depth)
-        if method == "one":  # which needs no more of the ranking than is shown or votes
+        if chain == "one":  # which needs no more of the ranking than is shown or votes
             depth = min(depth, max(top, vote_depth))
         memory = self.params.retrieve.memory << 20
-        store = features.Store(self.features, self.photos, self.attributes)
-        retrieved = rankings.search(descriptors, own_rows, store, distance, depth, memory)
-        counts = count_votes(retrieved, classes, vote_depth)
-        block, predicted = rerank(retrieved, method, classes, vote_depth)
+        blanks = self.attributes.get("kind") == "vlad"
+        retrieved = rankings.nearest(descriptors, own, self.features, distance, depth, blanks, memory)
+        block, votes = reranker.rerank(photos, descriptors, retrieved)
         limit = np.inf if self.params.evaluate.reject_above is None else self.params.evaluate.reject_above
-        for query, winner in enumerate(predicted):
+        for query, winner in enumerate(reranker.voted(votes)):
             nearest = float(block.distances[query].min())
             results = zip(block.rows[query, :top].tolist(), block.distances[query].tolist(), strict=False)
-            order = np.argsort(-counts[query], kind="stable")
+            order = np.argsort(-votes[query], kind="stable")
             yield Answer(
-                names[winner] if winner >= 0 and nearest <= limit else None,
-                {names[place]: int(counts[query, place]) for place in order if counts[query, place]},
+                winner if winner and nearest <= limit else None,
+                {reranker.classes[place]: int(votes[query, place]) for place in order if votes[query, place]},
                 nearest,
                 [
                     Result(rank, row, self.photos[row], far)

@@ -1,4 +1,4 @@
-"""Queries and their first results for people to look at: contact sheets, and a page of them."""
+"""Queries and their first results for people to look at: contact sheets, matches, and a page of them."""
 
 import base64
 import io
@@ -10,6 +10,7 @@ from html import escape
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from landmarks.images import Source, read
+from landmarks.params import Geometric
 
 TILE = (220, 165)
 GAP = 10
@@ -17,6 +18,7 @@ FRAME = 5
 COLUMNS = 8
 TEXT_LINES = 2
 FONT_SIZE = 14
+LINES = 60
 RIGHT, WRONG, QUERY = "#1a9850", "#d73027", "#444444"
 
 
@@ -47,6 +49,35 @@ def contact_sheet(tiles: Sequence[Tile]) -> Image.Image:
         for number, line in enumerate(tile.lines[:TEXT_LINES]):
             below = top + height + 2 * FRAME + 3 + number * (FONT_SIZE + 4)
             draw.text((left, below), _shortened(line, font, width + 2 * FRAME), colour, font)
+    return sheet
+
+
+def match_sheet(query: Source, results: Sequence[Source], options: Geometric) -> Image.Image:
+    """The query and each of its results side by side, a row a result, with lines from inlier to inlier.
+
+    Of more than `LINES` inliers every second is drawn, every third, and so on.
+    """
+    from landmarks.rerankers.geometric import inliers, local_features  # loads OpenCV, which few runs need
+
+    font = ImageFont.load_default(FONT_SIZE)
+    width, height = TILE
+    step = height + FONT_SIZE + 2 * GAP
+    sheet = Image.new("RGB", (2 * width + 3 * GAP, GAP + step * len(results)), "white")
+    draw = ImageDraw.Draw(sheet)
+    of_query = local_features(query, options)
+    for place, result in enumerate(results):
+        of_result = local_features(result, options)
+        pairs = inliers(of_query, of_result, options)
+        drawn = pairs[:: -(-len(pairs) // LINES) or 1]
+        ends = []
+        for column, (shown, local) in enumerate(((query, of_query), (result, of_result))):
+            corner = (GAP + column * (width + GAP), GAP + place * step)
+            photo = ImageOps.contain(read(shown), TILE)
+            sheet.paste(photo, corner)
+            ends.append(local.points[drawn[:, column]] * (photo.width / local.size[0]) + corner)
+        for start, end in zip(*ends, strict=True):
+            draw.line([*start, *end], RIGHT)
+        draw.text((GAP, GAP + place * step + height), f"{len(pairs)} inliers", QUERY, font)
     return sheet
 
 

@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from landmarks.errors import InputError
+from landmarks.rerankers import chain
 
 PATH = Path("params.yaml")
 
@@ -17,7 +18,15 @@ Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 ImageSize = Annotated[int, Field(ge=32, le=4096)]
 Distance = Literal["L1", "L2", "L3"]
-Rerank = Literal["one", "two"]
+Weight = Annotated[float, Field(ge=0)]
+
+
+def _chain(text: str) -> str:
+    chain.parse(text)
+    return text
+
+
+Rerank = Annotated[str, AfterValidator(_chain)]
 
 
 class Section(BaseModel):
@@ -148,10 +157,59 @@ class Retrieve(Section):
     memory: Count
 
 
+class Expansion(Section):
+    """Averaging a descriptor with those of its neighbours."""
+
+    neighbours: Count
+
+
+class WeightedExpansion(Expansion):
+    """Averaging where a neighbour weighs its cosine to the power alpha."""
+
+    alpha: Weight
+
+
+class KReciprocal(Section):
+    """k-reciprocal encoding."""
+
+    k1: Annotated[int, Field(ge=2)]
+    k2: Count
+    weight: Fraction
+
+
+class Diffusion(Section):
+    """Diffusion on the graph of neighbours."""
+
+    neighbours: Count
+    query_neighbours: Count
+    gamma: Weight
+    alpha: Annotated[float, Field(ge=0, lt=1)]
+
+
+class Geometric(Section):
+    """Matching local features."""
+
+    features: Literal["sift", "orb"]
+    keypoints: Count
+    max_side: ImageSize
+    ratio: Annotated[float, Field(gt=0, le=1)]
+    model: Literal["homography", "affinity"]
+    threshold: Annotated[float, Field(gt=0)]
+    min_inliers: Annotated[int, Field(ge=0)]
+
+
 class RerankOptions(Section):
     """Options of the re-ranking methods."""
 
     vote_depth: Count
+    shortlist: Annotated[int, Field(ge=1, le=5000)]
+    max_quadratic: Count
+    dba: WeightedExpansion
+    aqe: Expansion
+    alpha_qe: WeightedExpansion
+    k_reciprocal: KReciprocal
+    diffusion: Diffusion
+    geometric: Geometric
 
 
 class Evaluate(Section):
@@ -160,6 +218,7 @@ class Evaluate(Section):
     protocol: Literal["classes", "oxford", "revisited"]
     queries_in_index: bool
     reject_above: Annotated[float, Field(ge=0)] | None
+    bootstrap: Annotated[int, Field(ge=0)]
 
 
 class Gallery(Section):
@@ -167,6 +226,7 @@ class Gallery(Section):
 
     queries: Count
     results: Count
+    matches: bool
     seed: Seed
 
 

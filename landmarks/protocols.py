@@ -80,6 +80,8 @@ class Judged(Report):
     """
 
     figures: dict[str, float | int]
+    setups: dict[str, Scores]
+    """The average precision (Q,) in each setup."""
     setup: Setup
     grades: list[dict[str, str]]
     """What counts for each query: grades by path."""
@@ -89,9 +91,14 @@ class Judged(Report):
         grade = self.grades[query].get(image.image_path, "")
         return None if grade in self.setup.junk else grade in self.setup.positives
 
-    def metrics(self) -> dict[str, float | int]:
-        """The figures of `reports/metrics.json`, each with the name of its setup."""
-        return self.figures
+    def metrics(self, resamples: int) -> dict[str, float | int]:
+        """The figures of `reports/metrics.json`, each with its setup's name; intervals as in `Report`."""
+        intervals: dict[str, float] = {}
+        for name, scores in self.setups.items():
+            if resamples and not np.isnan(scores).all():
+                low, high = scoring.bootstrap(scores, resamples)
+                intervals |= {f"map_{name}_low": round(low, 6), f"map_{name}_high": round(high, 6)}
+        return self.figures | intervals
 
 
 def score(
@@ -153,11 +160,12 @@ def score(
     figures |= {"queries": len(rankings.queries), "index": len(rankings.index)}
 
     main = MAIN[protocol]
-    average_precision = np.hstack(scores[main])[0]
+    average_precisions = {name: np.hstack(parts)[0] for name, parts in scores.items()}
     curve /= max(1, int(np.count_nonzero(positives[main])))
     return Judged(
-        **{**vars(report), "average_precision": average_precision, "curve": curve},
+        **{**vars(report), "average_precision": average_precisions[main], "curve": curve},
         figures=figures,
+        setups=average_precisions,
         setup=setups[main],
         grades=judged,
     )

@@ -1,10 +1,10 @@
 """The HDF5 store of rankings: for every query the rows of the index, nearest first."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import h5py
 import numpy as np
@@ -15,6 +15,9 @@ from landmarks import hdf5
 from landmarks.catalog import Photo
 from landmarks.errors import InputError
 from landmarks.features import Store
+
+if TYPE_CHECKING:
+    from landmarks.search import Rows
 
 QUERIES_AT_ONCE = 64
 NO_ROW = -1
@@ -63,46 +66,51 @@ def retrieve(
             f"and {names[1][:12]}...); run `dvc repro` again"
         )
     depth = ranking_depth(len(index.photos), depth)
-    row_of = {} if keep_own else {photo.image_path: row for row, photo in enumerate(index.photos)}
-    own_rows = np.array([row_of.get(photo.image_path, NO_ROW) for photo in queries.photos])
-    bar = tqdm(total=len(own_rows), desc=f"searching by {distance}", unit="query")
+    blanks = index.attributes.get("kind") == "vlad"  # whose zero vector is a photo without keypoints
+    paths = [[photo.image_path for photo in store.photos] for store in (queries, index)]
+    own = np.full(len(paths[0]), NO_ROW) if keep_own else own_rows(*paths)
+    bar = tqdm(total=len(own), desc=f"searching by {distance}", unit="query")
     at_once = max(1, min(1024, memory // (4 * bytes_a_query(index.features.shape[1], depth))))
     with bar:
-        for start in range(0, len(own_rows), at_once):
+        for start in range(0, len(own), at_once):
             part = slice(start, start + at_once)
-            block = search(queries.features[part], own_rows[part], index, distance, depth, memory)
-            yield block
-            bar.update(len(block.rows))
+            found = nearest(
+                queries.features[part], own[part], index.features, distance, depth, blanks, memory
+            )
+            yield found
+            bar.update(len(found.rows))
+
+
+def own_rows(queries: Sequence[str], index: Sequence[str]) -> NDArray[np.int64]:
+    """The row of the index with the path of each query, `NO_ROW` where there is none: (Q,)."""
+    row_of = {path: row for row, path in enumerate(index)}
+    return np.array([row_of.get(path, NO_ROW) for path in queries], np.int64)
+
+
+def nearest(
+    descriptors: NDArray[np.float32],
+    own: NDArray[np.int64],
+    index: "Rows",
+    distance: str,
+    depth: int,
+    zeros_last: bool,
+    memory: int,
+) -> Block:
+    """The `depth` rows of `index` nearest to each of `descriptors` (Q, D), but its `own` row (Q,)."""
+    from landmarks.search import top_k  # a third of a second for Numba, which readers of rankings save
+
+    spare = int((own != NO_ROW).any())
+    distances, rows = top_k(descriptors, index, distance, depth + spare, zeros_last, memory)
+    others = np.argsort(rows == own[:, None], axis=1, kind="stable")[:, :depth]
+    rows, distances = np.take_along_axis(rows, others, 1), np.take_along_axis(distances, others, 1)
+    left_out = rows == own[:, None]
+    rows[left_out], distances[left_out] = NO_ROW, np.inf
+    return Block(rows.astype(np.int32), distances)
 
 
 def bytes_a_query(dimensions: int, depth: int) -> int:
     """What a query takes while it is searched for, its ranking sorted and written."""
     return 12 * dimensions + 32 * depth
-
-
-def search(
-    queries: NDArray[np.float32],
-    own_rows: NDArray[np.int64],
-    index: Store,
-    distance: str,
-    depth: int,
-    memory: int,
-) -> Block:
-    """The `depth` photos of the index nearest to each of `queries` (q, D), without its own row.
-
-    `own_rows`: (q,) the row of each query in the index, `NO_ROW` where it is not in it.
-    """
-    from landmarks.search import top_k  # a third of a second for Numba, which readers of rankings save
-
-    spare = int((own_rows != NO_ROW).any())
-    blanks = index.attributes.get("kind") == "vlad"  # whose zero vector is a photo without keypoints
-    distances, rows = top_k(queries, index.features, distance, depth + spare, blanks, memory)
-    own = rows == own_rows[:, None]
-    order = np.argsort(own, axis=1, kind="stable")[:, :depth]
-    own = np.take_along_axis(own, order, 1)
-    rows = np.where(own, NO_ROW, np.take_along_axis(rows, order, 1))
-    distances = np.where(own, np.float32(np.inf), np.take_along_axis(distances, order, 1))
-    return Block(rows.astype(np.int32), distances)
 
 
 def ranking_depth(index: int, depth: int | None) -> int:

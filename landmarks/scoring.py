@@ -50,6 +50,28 @@ def mean_by_class(scores: Scores, classes: NDArray[np.intp]) -> dict[int, float]
     return {int(c): float(scores[known & (classes == c)].mean()) for c in np.unique(classes[known])}
 
 
+DRAWN_AT_ONCE = 1 << 20
+
+
+def bootstrap(scores: Scores, resamples: int, level: float = 0.95, seed: int = 0) -> tuple[float, float]:
+    """The percentile interval of the mean of `scores` (Q,), NaN left out, over resampled queries.
+
+    As many queries as there are, drawn with replacement, `resamples` times; the interval holds the
+    middle `level` of their means. See Efron and Tibshirani, An Introduction to the Bootstrap, 1993,
+    chapter 13. It says how much the mean would vary with other queries, the index being the same.
+    """
+    random = np.random.default_rng(seed)
+    known = scores[~np.isnan(scores)]
+    at_once = max(1, DRAWN_AT_ONCE // len(known))
+    means = [
+        known[random.integers(0, len(known), (min(at_once, resamples - start), len(known)))].mean(axis=1)
+        for start in range(0, resamples, at_once)
+    ]
+    tail = (1 - level) / 2
+    low, high = np.quantile(np.concatenate(means), [tail, 1 - tail])
+    return float(low), float(high)
+
+
 RECALLS = np.linspace(0, 1, 101)
 
 
@@ -101,17 +123,24 @@ class Report:
         """Whether `image` is a right result of the query; None where it does not count."""
         return image.class_image == self.classes[query]
 
-    def metrics(self) -> dict[str, float | int]:
-        """The figures of `reports/metrics.json`. Raises `InputError` where nothing can be scored."""
+    def metrics(self, resamples: int) -> dict[str, float | int]:
+        """The figures of `reports/metrics.json`; the interval of map by `resamples`, 0 for none.
+
+        Raises `InputError` where nothing can be scored.
+        """
         if not self.positives:
             raise InputError(
                 "rankings: the index has no photo of any query's landmark, so there is nothing to score; "
                 "raise split.index"
             )
         by_class = mean_by_class(self.reference_precision, numbered(self.classes)[1])
+        interval = {}
+        if resamples:
+            interval["map_low"], interval["map_high"] = bootstrap(self.average_precision, resamples)
         figures = {
             "accuracy": self.right.mean(),
             "map": np.nanmean(self.average_precision),
+            **interval,
             "map_reference": np.mean(list(by_class.values())),
             "precision_at_1": self.precision_at_1.mean(),
             "precision_at_5": self.precision_at_5.mean(),

@@ -23,9 +23,10 @@ def main() -> None:
         report = protocols.score(ranked, truth, protocol, queries_in_index, options.evaluate.reject_above)
         catalog.write_rows(REPORTS / "results.csv", RESULTS, results(ranked, report))
     write_plots(report)
+    metrics = report.metrics(options.evaluate.bootstrap)
     with replacing(REPORTS / "metrics.json") as temporary:
-        temporary.write_text(json.dumps(report.metrics(), indent=2) + "\n")
-    logging.info(json.dumps(report.metrics()))
+        temporary.write_text(json.dumps(metrics, indent=2) + "\n")
+    logging.info(json.dumps(metrics))
 
 
 RESULTS = ("query_path", "query_class", "predicted_class", "rank", "distance", "image_path", "class_image")

@@ -31,9 +31,13 @@ def main() -> None:
             (FOLDER / folder).mkdir(parents=True)
             for place, row in enumerate(rows, 1):
                 gallery.contact_sheet(row).save(FOLDER / folder / f"{place:02}.jpg", quality=85)
+                if options.gallery.matches:
+                    asked, *found = (tile.photo for tile in row)
+                    sheet = gallery.match_sheet(asked, found, options.rerank_options.geometric)
+                    sheet.save(FOLDER / folder / f"{place:02}_matches.jpg", quality=85)
         metrics = {
             name: f"{value:.3f}" if isinstance(value, float) else value
-            for name, value in report.metrics().items()
+            for name, value in report.metrics(0).items()
         }
         made_by = {"model": ranked.attributes.get("backbone", "vlad")}
         made_by |= {name: ranked.attributes[name] for name in ("distance", "rerank")}

@@ -1,24 +1,34 @@
-"""Vote on the landmark of each query and re-rank its results."""
+"""Re-rank the results of each query, and vote on its landmark."""
 
 from collections.abc import Iterator
 from pathlib import Path
 
-from landmarks import catalog, params, rankings, rerank
-from landmarks.errors import run
+from landmarks import features, params, rankings
+from landmarks.errors import InputError, run
+from landmarks.rerankers.reranker import Reranker
+
+RETRIEVED = Path("rankings/retrieved.h5")
 
 
 def main() -> None:
     options = params.load()
-    with rankings.opened(Path("rankings/retrieved.h5")) as retrieved:
-        names, classes = catalog.numbered([photo.class_image for photo in retrieved.index])
+    with (
+        rankings.opened(RETRIEVED) as retrieved,
+        features.opened(Path("features/test.h5")) as queries,
+        features.opened(Path("features/index.h5")) as index,
+    ):
+        if (queries.photos, index.photos) != (retrieved.queries, retrieved.index):
+            raise InputError(f"{RETRIEVED}: not a search in features/ as it is now; run `dvc repro` again")
+        distance = retrieved.attributes["distance"]
+        in_index = options.evaluate.queries_in_index
+        reranker = Reranker(options.rerank, index, distance, options.rerank_options, keep_own=in_index)
         predicted: list[str] = []
 
         def blocks() -> Iterator[rankings.Block]:
-            for _, block in retrieved.blocks():
-                block, votes = rerank.rerank(
-                    block, options.rerank, classes, options.rerank_options.vote_depth
-                )
-                predicted.extend("" if vote < 0 else names[vote] for vote in votes)
+            for part, block in retrieved.blocks():
+                photos = [photo.source for photo in retrieved.queries[part]]
+                block, votes = reranker.rerank(photos, queries.features[part], block)
+                predicted.extend(reranker.voted(votes))
                 yield block
 
         rankings.write(

@@ -1,13 +1,15 @@
 import base64
 import io
 from html.parser import HTMLParser
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from landmarks import params
 from landmarks.errors import InputError
-from landmarks.gallery import COLUMNS, FRAME, GAP, TILE, Tile, contact_sheet, page
+from landmarks.gallery import COLUMNS, FRAME, GAP, TILE, Tile, contact_sheet, match_sheet, page
 
 GREEN, RED, GREY = (26, 152, 80), (215, 48, 39), (68, 68, 68)
 WHITE = (255, 255, 255)
@@ -84,6 +86,28 @@ def test_a_long_name_is_shortened_to_its_tile(blue):
 )
 def test_any_unicode_name_is_drawn_or_left_blank_but_does_not_fail(blue, name):
     assert sheet_of(blue, True, lines=(name, name)).size == sheet_of(blue, True).size
+
+
+def test_matches_are_drawn_from_where_they_are_to_where_they_are_found(tmp_path):
+    tiles = np.random.default_rng(0).integers(0, 200, (30, 40), dtype=np.uint8)
+    photo = Image.fromarray(tiles).resize((640, 480), Image.Resampling.NEAREST).convert("RGB")
+    photo.save(tmp_path / "a.png")
+    photo.crop((0, 0, 320, 480)).save(tmp_path / "left half.png")
+    Image.new("RGB", (64, 64), "blue").save(tmp_path / "blank.png")
+    names = ("a.png", "left half.png", "blank.png")
+    query, half, blank = (tmp_path / name for name in names)
+    options = params.load(Path(__file__).parents[1] / "params.yaml").rerank_options.geometric
+
+    sheet = match_sheet(query, [half, blank], options)
+
+    assert sheet.width == 2 * TILE[0] + 3 * GAP
+    green = (np.asarray(sheet, int) - GREEN == 0).all(axis=2)
+    height = sheet.height // 2
+    assert not green[height + GAP :].any()
+    columns = np.flatnonzero(green.any(axis=0))
+    # From the left half of the query, which fills its tile, to the whole of the half, whose width is halved.
+    assert columns.min() < GAP + 15
+    assert GAP + TILE[0] + GAP + 90 < columns.max() < GAP + TILE[0] + GAP + 115
 
 
 def test_a_missing_photo_is_named(tmp_path):

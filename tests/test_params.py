@@ -1,3 +1,5 @@
+import operator
+from functools import reduce
 from pathlib import Path
 
 import pytest
@@ -15,12 +17,14 @@ def load_with(tmp_path):
 
     def load(changes=None, delete=None):
         values = yaml.safe_load(COMMITTED.read_text(encoding="utf-8"))
+
+        def section(name):
+            return reduce(operator.getitem, name.split(".")[:-1], values)
+
         for name, value in (changes or {}).items():
-            section, _, key = name.rpartition(".")
-            (values[section] if section else values)[key] = value
+            section(name)[name.rpartition(".")[2]] = value
         if delete:
-            section, _, key = delete.rpartition(".")
-            del (values[section] if section else values)[key]
+            del section(delete)[delete.rpartition(".")[2]]
         path = tmp_path / "params.yaml"
         path.write_text(yaml.safe_dump(values), encoding="utf-8")
         return params.load(path)
@@ -91,7 +95,11 @@ def test_values_that_make_no_sense_together_are_refused(load_with, tmp_path, cha
     [
         ("distance", "L4", "'L1', 'L2' or 'L3'"),
         ("distance", "l1", "'L1', 'L2' or 'L3'"),
-        ("rerank", "three", "'one' or 'two'"),
+        ("rerank", "three", "allowed are one, dba, aqe,"),
+        ("rerank", "two+dba", "put two last"),
+        ("rerank_options.shortlist", 5001, "less than or equal to 5000"),
+        ("rerank_options.diffusion.alpha", 1.0, "less than 1"),
+        ("rerank_options.geometric.features", "surf", "'sift' or 'orb'"),
         ("model", "resnet", "'pretrained'"),
         ("seed", -1, "greater than or equal to 0"),
         ("seed", 2**32, "less than 4294967296"),
@@ -120,6 +128,7 @@ def test_values_that_make_no_sense_together_are_refused(load_with, tmp_path, cha
         ("retrieve.depth", 0, "greater than or equal to 1"),
         ("rerank_options.vote_depth", "all", "integer"),
         ("evaluate.reject_above", -0.5, "greater than or equal to 0"),
+        ("evaluate.bootstrap", -1, "greater than or equal to 0"),
         ("gallery.queries", 0, "greater than or equal to 1"),
         ("gallery.results", [1], "integer"),
     ],

@@ -115,7 +115,7 @@ def test_the_figures_are_those_of_the_published_definitions(protocol, data):
             with pytest.raises(InputError, match="no photo of the index is a positive of any query"):
                 protocols.score(ranked, truth, protocol)
             return
-        found = protocols.score(ranked, truth, protocol).metrics()
+        found = protocols.score(ranked, truth, protocol).metrics(0)
     assert found == pytest.approx(expected, abs=5.1e-7)
 
 
@@ -149,7 +149,7 @@ def test_oxford_worked_by_hand():
     grades = {"junk": "junk", "good": "good", "ok": "ok", "lost": "ok"}
     report = protocols.score(ranked, {WHOLE: grades}, "oxford")
     # Without junk: good, other, ok. Three positives: a third each of (1 + 1) / 2 and (1/2 + 2/3) / 2.
-    assert report.metrics() == {
+    assert report.metrics(0) == {
         "map_oxford": round((1 + 7 / 12) / 3, 6),
         "queries_oxford": 1,
         "positives_oxford": 3,
@@ -165,7 +165,7 @@ def test_oxford_worked_by_hand():
 def test_revisited_worked_by_hand():
     ranked = ranked_by_hand("h1", "junk", "easy", "other", "h2")
     grades = {"easy": "easy", "h1": "hard", "h2": "hard", "junk": "junk"}
-    metrics = protocols.score(ranked, {WHOLE: grades}, "revisited").metrics()
+    metrics = protocols.score(ranked, {WHOLE: grades}, "revisited").metrics(0)
     assert metrics == pytest.approx(
         {
             # Easy, without junk and hard: easy, other.
@@ -203,16 +203,16 @@ def test_a_query_found_in_the_index_counts_as_it_is_graded_or_as_junk():
     ranked = ranked_by_hand("query", "other", "good")
     truth = {WHOLE: {"good": "good"}}
     half = (0 + 1 / 2) / 2
-    assert protocols.score(ranked, truth, "oxford", queries_in_index=True).metrics()["map_oxford"] == half
+    assert protocols.score(ranked, truth, "oxford", queries_in_index=True).metrics(0)["map_oxford"] == half
     truth[WHOLE]["query"] = "good"
-    metrics = protocols.score(ranked, truth, "oxford", queries_in_index=True).metrics()
+    metrics = protocols.score(ranked, truth, "oxford", queries_in_index=True).metrics(0)
     assert metrics["map_oxford"] == round((1 + (1 / 2 + 2 / 3) / 2) / 2, 6)
 
 
 def test_a_query_kept_out_of_the_index_is_no_positive_of_another_query():
     ranked = ranked_by_hand("other", "good")
     truth = {WHOLE: {"good": "good", "second": "good"}, Query("second", None): {}}
-    metrics = protocols.score(ranked, truth, "oxford").metrics()
+    metrics = protocols.score(ranked, truth, "oxford").metrics(0)
     assert metrics["positives_oxford"] == 1
     assert metrics["map_oxford"] == (0 + 1 / 2) / 2
 
@@ -241,7 +241,28 @@ def test_a_ground_truth_that_does_not_fit_is_refused(protocol, truth, message):
         protocols.score(ranked_by_hand("good"), truth, protocol)
 
 
+def test_the_intervals_of_map_carry_the_name_of_their_setup():
+    index = [Photo("a", "c"), Photo("b", "c"), Photo("c", "c")]
+    queries = [Photo(f"q{row}", "c") for row in range(4)]
+    rows = np.tile(np.arange(3, dtype=np.int32), (4, 1))
+    ranked = Rankings(rows, rows.astype(np.float32), queries, index, ["c"] * 4, {})
+    grades = [{"a": "easy", "c": "hard"}, {"b": "easy"}, {"c": "easy"}, {"a": "junk"}]
+    truth = {Query(query.image_path, None): judged for query, judged in zip(queries, grades, strict=True)}
+    report = protocols.score(ranked, truth, "revisited")
+    metrics = report.metrics(500)
+    assert {*metrics} - {*report.metrics(0)} == {
+        f"map_{setup}_{end}" for setup in ("easy", "medium", "hard") for end in ("low", "high")
+    }
+    assert metrics["map_easy_low"] < metrics["map_easy"] < metrics["map_easy_high"]
+    # A single query has a hard photo: junk-free it is the second.
+    assert metrics["map_hard_low"] == metrics["map_hard"] == metrics["map_hard_high"] == (0 + 1 / 2) / 2
+    without_hard = protocols.score(ranked, truth | {Query("q0", None): {"a": "easy"}}, "revisited").metrics(9)
+    assert "map_hard" not in without_hard
+    assert "map_hard_low" not in without_hard
+    assert without_hard["queries_hard"] == 0
+
+
 def test_classes_are_scored_without_a_ground_truth():
-    metrics = protocols.score(ranked_by_hand("good"), {}, "classes").metrics()
+    metrics = protocols.score(ranked_by_hand("good"), {}, "classes").metrics(0)
     assert metrics["map"] == 1
     assert "map_oxford" not in metrics

@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
+from scipy import stats
 from sklearn.metrics import average_precision_score
 
 from landmarks import rankings, scoring
@@ -212,7 +213,7 @@ def test_scores_are_those_of_plain_loops(ranked, reject_above, at_once):
         patch.setattr(rankings, "QUERIES_AT_ONCE", at_once)
         if "map" not in metrics:
             with pytest.raises(InputError, match="no photo of any query's landmark"):
-                scoring.score(ranked, reject_above).metrics()
+                scoring.score(ranked, reject_above).metrics(0)
             return
         report = scoring.score(ranked, reject_above)
 
@@ -223,7 +224,7 @@ def test_scores_are_those_of_plain_loops(ranked, reject_above, at_once):
     np.testing.assert_allclose(report.average_precision, aps, rtol=1e-12)
     curves = [s["curve"] for s in per_query if s["curve"]]
     np.testing.assert_allclose(report.curve, np.mean(curves, axis=0) if curves else np.zeros(101))
-    found = report.metrics()
+    found = report.metrics(0)
     assert found == pytest.approx(metrics, abs=5.1e-7)
     assert found.keys() == metrics.keys()
 
@@ -265,7 +266,7 @@ def test_a_far_query_is_no_landmark_which_is_right_where_the_index_has_none_of_i
     report = scoring.score(ranked, reject_above)
     assert report.predicted == predicted
     assert report.right.tolist() == right
-    assert report.metrics()["accuracy"] == fmean(right)
+    assert report.metrics(0)["accuracy"] == fmean(right)
 
 
 def test_the_nearest_distance_is_not_always_the_first_after_reranking():
@@ -275,10 +276,39 @@ def test_the_nearest_distance_is_not_always_the_first_after_reranking():
     assert scoring.score(ranked, 0.5).predicted == ["b"]
 
 
+@pytest.mark.parametrize("drawn_at_once", [1, 300, 1 << 20])
+def test_the_interval_is_scipys_percentile_bootstrap(monkeypatch, drawn_at_once):
+    monkeypatch.setattr(scoring, "DRAWN_AT_ONCE", drawn_at_once)
+    scores = np.random.default_rng(1).beta(2, 1, 37)
+    expected = stats.bootstrap(
+        (scores,), np.mean, n_resamples=400, method="percentile", rng=np.random.default_rng(0)
+    )
+    with_unknown = np.insert(scores, [0, 9, 37], np.nan)
+    found = scoring.bootstrap(with_unknown, 400)
+    np.testing.assert_allclose(found, expected.confidence_interval, rtol=1e-12)
+
+
+def test_the_interval_holds_the_mean_of_new_queries_as_often_as_it_says():
+    random = np.random.default_rng(0)
+    intervals = [scoring.bootstrap(random.beta(2, 1, 60), 300) for _ in range(400)]
+    held = np.mean([low <= 2 / 3 <= high for low, high in intervals])
+    assert 0.9 < held < 0.98
+
+
+def test_the_interval_of_map_is_among_the_metrics_unless_switched_off():
+    ranked = of_queries(("b", [1, 2, 3], "b"), ("b", [3, 1, 2], "b"), ("a", [2, 1, 3], "b"))
+    report = scoring.score(ranked, None)
+    metrics = report.metrics(200)
+    low, high = scoring.bootstrap(report.average_precision, 200)
+    assert (metrics["map_low"], metrics["map_high"]) == (round(low, 6), round(high, 6))
+    assert metrics["map_low"] < metrics["map"] < metrics["map_high"]
+    assert {*metrics} - {*report.metrics(0)} == {"map_low", "map_high"}
+
+
 def test_metrics_worked_by_hand():
     ranked = of_queries(("b", [1, 2, 3], "b"), ("b", [3, 1, 2], "b"), ("a", [2, 1, 3], "b"))
     # b: .xx and xx., a: .x.
-    assert scoring.score(ranked, None).metrics() == {
+    assert scoring.score(ranked, None).metrics(0) == {
         "accuracy": 0.666667,
         "map": round(((1 / 2 + 2 / 3) / 2 + 1 + 1 / 2) / 3, 6),
         "map_reference": round((((1 + 1 + 2 / 3 + 2 / 4 + 2 / 5) / 5) / 2 + 0) / 2, 6),

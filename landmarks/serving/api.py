@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from landmarks import images
 from landmarks.catalog import Photo
 from landmarks.params import Distance, Rerank
+from landmarks.rerankers.chain import METHODS
 from landmarks.serving import schemas, uploads
 from landmarks.serving.service import LARGE, THUMBNAIL, Service
 
@@ -67,7 +68,7 @@ def options(service: Serving) -> schemas.Options:
     index, params = service.index, service.index.params
     return schemas.Options(
         distances=_methods(get_args(Distance)),
-        reranks=_methods(get_args(Rerank)),
+        reranks=_methods(list(dict.fromkeys([*METHODS, params.rerank]))),
         distance=params.distance,
         rerank=params.rerank,
         vote_depth=params.rerank_options.vote_depth,
@@ -215,14 +216,19 @@ async def _picture(service: Service, request: Request, photo: Photo, side: int) 
 async def _described(service: Service, photo: bytes, known: Photo | None, how: _How) -> schemas.Answer:
     start = time.perf_counter()
     descriptor = await service.describe(photo)
-    return await _answer(service, descriptor, time.perf_counter() - start, known, how)
+    return await _answer(service, descriptor, time.perf_counter() - start, known, how, photo)
 
 
 async def _answer(
-    service: Service, descriptor: NDArray[np.float32], seconds: float, known: Photo | None, how: _How
+    service: Service,
+    descriptor: NDArray[np.float32],
+    seconds: float,
+    known: Photo | None,
+    how: _How,
+    photo: bytes | None = None,
 ) -> schemas.Answer:
     start = time.perf_counter()
-    answer = await service.answer(descriptor, known, how.distance, how.rerank, how.top)
+    answer = await service.answer(descriptor, photo, known, how.distance, how.rerank, how.top)
     searching = time.perf_counter() - start
     return schemas.Answer(
         query=schemas.Known(**_named(known)) if known else None,

@@ -77,13 +77,23 @@ class Service:
         return descriptor
 
     async def answer(
-        self, descriptor: Floats, known: Photo | None, distance: Distance, rerank: Rerank, top: int
+        self,
+        descriptor: Floats,
+        photo: bytes | None,
+        known: Photo | None,
+        distance: Distance,
+        rerank: Rerank,
+        top: int,
     ) -> asking.Answer:
-        """The answer of the index to a descriptor (1, D), never the photo `known` itself."""
+        """The answer of the index to a `photo` with a descriptor (1, D), never the photo `known` itself."""
         paths = [known.image_path if known else None]
-        answers = await to_thread.run_sync(
-            self.index.answer, descriptor, distance, rerank, top, paths, limiter=self._asking
-        )
+        photos = [photo] if photo else None
+        try:
+            answers = await to_thread.run_sync(
+                self.index.answer, descriptor, distance, rerank, top, paths, photos, limiter=self._asking
+            )
+        except InputError as error:
+            raise HTTPException(422, f"{error}.") from None
         return answers[0]
 
     async def content(self, photo: Photo) -> bytes:

@@ -6,9 +6,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from landmarks.rankings import Block
-from landmarks.rerank import rerank, vote
+from landmarks.rerankers.labels import count_votes, voted_first, winners
 
 A, B, C = 0, 1, 2
+
+
+def vote(block, classes, depth):
+    return winners(count_votes(block, classes, depth))
 
 
 @st.composite
@@ -71,24 +75,12 @@ def test_the_vote_is_what_counting_gives(ranked, depth):
 
 @settings(deadline=None)
 @given(retrieved(), vote_depths)
-def test_one_leaves_the_ranking_as_it_is(ranked, depth):
+def test_the_voted_class_moves_to_the_front_and_the_order_is_kept_in_both_parts(ranked, depth):
     block, classes = ranked
-    result, predicted = rerank(block, "one", classes, depth)
-    np.testing.assert_array_equal(result.rows, block.rows)
-    np.testing.assert_array_equal(result.distances, block.distances)
-    assert predicted.tolist() == vote(block, classes, depth).tolist()
-
-
-@settings(deadline=None)
-@given(retrieved(), vote_depths)
-def test_two_moves_the_voted_class_to_the_front_and_keeps_the_order_in_both_parts(ranked, depth):
-    block, classes = ranked
-    result, predicted = rerank(block, "two", classes, depth)
+    votes = vote(block, classes, depth)
+    result = voted_first(block, classes, votes)
     assert (result.rows.dtype, result.distances.dtype) == (np.int32, np.float32)
-    assert predicted.tolist() == vote(block, classes, depth).tolist()
-    for voted, before, after in zip(
-        predicted, zip(*block, strict=True), zip(*result, strict=True), strict=True
-    ):
+    for voted, before, after in zip(votes, zip(*block, strict=True), zip(*result, strict=True), strict=True):
         pairs = list(zip(*(values.tolist() for values in before), strict=True))
         photos = [pair for pair in pairs if pair[0] >= 0]
         expected = [pair for pair in photos if classes[pair[0]] == voted]
@@ -99,16 +91,17 @@ def test_two_moves_the_voted_class_to_the_front_and_keeps_the_order_in_both_part
 
 @settings(deadline=None)
 @given(retrieved(), vote_depths)
-def test_the_vote_on_the_reranked_list_is_the_vote_on_the_retrieved_one(ranked, depth):
+def test_the_vote_on_the_new_order_is_the_vote_on_the_former(ranked, depth):
     block, classes = ranked
-    result, predicted = rerank(block, "two", classes, depth)
-    assert vote(result, classes, depth).tolist() == predicted.tolist()
+    votes = vote(block, classes, depth)
+    assert vote(voted_first(block, classes, votes), classes, depth).tolist() == votes.tolist()
 
 
 def test_two_worked_by_hand():
     classes = np.array([A, B, B, C, A])
     block = Block(np.array([[3, 1, 0, 2, 4, -1]], np.int32), np.array([[1, 2, 3, 4, 5, np.inf]], np.float32))
-    result, predicted = rerank(block, "two", classes, 4)
-    assert predicted.tolist() == [B]
+    votes = vote(block, classes, 4)
+    assert votes.tolist() == [B]
+    result = voted_first(block, classes, votes)
     assert result.rows.tolist() == [[1, 2, 3, 0, 4, -1]]
     assert result.distances.tolist() == [[2, 4, 1, 3, 5, np.inf]]

@@ -1,0 +1,118 @@
+"""The experiments of `dvc exp run` in one table: mean and spread over the seeds of the split.
+
+dvc exp show --json | python benchmarks/compare.py --against rerank=one --csv docs/rerankers.csv
+
+Experiments that differ in `seed` alone are one row, which names the parameters in which rows differ.
+Spread is the standard deviation over the seeds. The gain is the mean difference of map to the row that
+is the same but for `--against`, seed by seed, so that what a split does to both is not taken for noise.
+"""
+
+import argparse
+import csv
+import json
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+Settings = tuple[tuple[str, Any], ...]
+Runs = dict[Settings, dict[int, dict[str, float]]]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--against", metavar="NAME=VALUE", help="the rows that the others are compared with")
+    parser.add_argument("--csv", type=Path, help="also write the table there, for `dvc plots`")
+    options = parser.parse_args()
+    header, rows = table(by_settings(json.load(sys.stdin)), options.against)
+    print("| " + " | ".join(header) + " |\n|" + "---|" * len(header))
+    for row in rows:
+        print("| " + " | ".join(row) + " |")
+    if options.csv:
+        with options.csv.open("w", encoding="utf-8", newline="") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(["method", "map", "map_spread", "accuracy", "accuracy_spread", "seeds"])
+            writer.writerows(csv_rows(header, rows))
+
+
+def by_settings(shown: Sequence[Mapping[str, Any]]) -> Runs:
+    """The metrics of each finished experiment by its parameters but `seed`, then by seed."""
+    runs: Runs = {}
+    unfinished = 0
+    for commit in shown:
+        for experiment in commit["experiments"] or []:
+            data = experiment["revs"][0]["data"] or {}
+            try:
+                metrics = data["metrics"]["reports/metrics.json"]["data"]
+                params = dict(flattened(data["params"]["params.yaml"]["data"]))
+            except KeyError:
+                unfinished += 1
+                continue
+            seed = params.pop("seed")
+            runs.setdefault(tuple(sorted(params.items())), {})[seed] = metrics
+    if unfinished:
+        print(f"{unfinished} experiments without metrics are left out", file=sys.stderr)
+    if not runs:
+        sys.exit("error: no finished experiments; dvc exp run --queue and --run-all make them")
+    return runs
+
+
+def flattened(params: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """`("split.test", 0.2)` and so on; lists become text."""
+    for name, value in params.items():
+        if isinstance(value, Mapping):
+            yield from flattened(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, str(value) if isinstance(value, list) else value
+
+
+def table(runs: Runs, against: str | None) -> tuple[list[str], list[list[str]]]:
+    """Header and rows, sorted by the parameters that differ and, within the last of them, by map."""
+    settings = [dict(some) for some in runs]
+    differing = [name for name in settings[0] if len({str(some.get(name)) for some in settings}) > 1]
+    header = [*differing, "seeds", "map", *(["gain"] if against else []), "accuracy"]
+
+    def order(some: Settings) -> tuple[list[str], float]:
+        return [str(dict(some)[name]) for name in differing[:-1]], spread(runs[some], "map")[0]
+
+    rows = []
+    for some in sorted(runs, key=order):
+        row = [str(dict(some)[name]) for name in differing]
+        row += [str(len(runs[some])), shown(*spread(runs[some], "map"))]
+        if against:
+            name, _, value = against.partition("=")
+            kind = type(dict(some).get(name, value))
+            other = tuple(sorted((dict(some) | {name: kind(value)}).items()))
+            row.append("" if other == some else gain(runs[some], runs.get(other, {})))
+        rows.append([*row, shown(*spread(runs[some], "accuracy"))])
+    return header, rows
+
+
+def spread(by_seed: Mapping[int, Mapping[str, float]], metric: str) -> tuple[float, float]:
+    """Mean and standard deviation, which is NaN of one seed."""
+    values = [metrics[metric] for metrics in by_seed.values()]
+    return fmean(values), stdev(values) if len(values) > 1 else float("nan")
+
+
+def gain(ours: Mapping[int, Mapping[str, float]], others: Mapping[int, Mapping[str, float]]) -> str:
+    """The difference of map on the seeds that both have."""
+    both = {seed: {"map": ours[seed]["map"] - others[seed]["map"]} for seed in ours.keys() & others.keys()}
+    return shown(*spread(both, "map"), sign="+") if both else ""
+
+
+def shown(mean: float, deviation: float, sign: str = "") -> str:
+    """`0.783 ± 0.005`."""
+    return f"{mean:{sign}.3f} ± {deviation:.3f}"
+
+
+def csv_rows(header: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[list[str]]:
+    """The table with means and spreads apart, and one name a row."""
+    for row in rows:
+        of = dict(zip(header, row, strict=True))
+        name = " ".join(row[: header.index("seeds")])
+        yield [name, *of["map"].split(" ± "), *of["accuracy"].split(" ± "), of["seeds"]]
+
+
+if __name__ == "__main__":
+    main()

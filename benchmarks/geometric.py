@@ -1,0 +1,49 @@
+"""Geometric verification over the cores: 50 queries with 100 candidates each, with one thread and with all.
+
+python benchmarks/geometric.py data/vietnam5/images
+"""
+
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+from common import paired, peak_memory, ratio, report
+
+from landmarks import params
+from landmarks.rerankers import geometric
+
+ROUNDS = 3
+QUERIES, CANDIDATES = 50, 100
+
+
+def main() -> None:
+    photos = sorted(path for path in Path(sys.argv[1]).rglob("*") if path.is_file())
+    options = params.load().rerank_options.geometric
+    random = np.random.default_rng(0)
+    drawn = [random.choice(len(photos), CANDIDATES + 1, replace=False) for _ in range(QUERIES)]
+    tasks = [(photos[first], [photos[place] for place in others]) for first, *others in drawn]
+
+    def verify(workers: int) -> None:
+        geometric.forget()
+        with geometric.one_thread_each():
+            for query, results in tasks:
+                geometric.verified(query, results, options, workers)
+
+    cores = len(os.sched_getaffinity(0))
+    seconds = paired({"one": lambda: verify(1), "all": lambda: verify(cores)}, ROUNDS)
+    rows = [
+        ("1", f"{min(seconds['one']):.1f}", "1"),
+        (cores, f"{min(seconds['all']):.1f}", f"{ratio(seconds['one'], seconds['all']):.2f}"),
+    ]
+    report(
+        f"{QUERIES} queries verified against {CANDIDATES} of {len(photos)} photos each, features included; "
+        f"{options.features}, {options.model}; peak memory {peak_memory():.2f} GB",
+        ("threads", "seconds, best round", f"ratio, median of {ROUNDS} rounds"),
+        rows,
+        ["opencv-contrib-python-headless", "numpy"],
+    )
+
+
+if __name__ == "__main__":
+    main()

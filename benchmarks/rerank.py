@@ -1,0 +1,52 @@
+"""What the re-ranking methods cost on features/ and rankings/ as `dvc repro` left them.
+
+python benchmarks/rerank.py [METHOD...]
+"""
+
+import statistics
+import sys
+import time
+from pathlib import Path
+
+from common import report
+
+from landmarks import features, params, rankings
+from landmarks.rerankers.chain import METHODS
+from landmarks.rerankers.reranker import Reranker
+
+ROUNDS = 3
+
+
+def main() -> None:
+    options = params.load().rerank_options
+    rows = []
+    with (
+        rankings.opened(Path("rankings/retrieved.h5")) as retrieved,
+        features.opened(Path("features/test.h5")) as queries,
+        features.opened(Path("features/index.h5")) as index,
+    ):
+        distance = retrieved.attributes["distance"]
+        photos = [Path(photo.image_path) for photo in retrieved.queries]
+        Reranker("dba", index, distance, options)  # loads and compiles what all share
+
+        def timed(method: str) -> tuple[float, float]:
+            started = time.perf_counter()
+            reranker = Reranker(method, index, distance, options)
+            prepared = time.perf_counter()
+            for part, block in retrieved.blocks():
+                reranker.rerank(photos[part], queries.features[part], block)
+            return prepared - started, time.perf_counter() - prepared
+
+        for method in sys.argv[1:] or METHODS:
+            prepared, ranked = (
+                statistics.median(part) for part in zip(*map(timed, [method] * ROUNDS), strict=True)
+            )
+            rows.append((f"`{method}`", f"{prepared:.3f}", f"{1000 * ranked / len(photos):.2f}"))
+        title = (
+            f"{len(photos)} queries, {len(index.photos)} index photos of {index.features.shape[1]} numbers"
+        )
+    report(f"{title}, {distance}", ("method", "once, s", "a query, ms"), rows, ["numpy", "scipy"])
+
+
+if __name__ == "__main__":
+    main()

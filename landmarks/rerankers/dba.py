@@ -1,0 +1,44 @@
+"""`dba`, database augmentation: each descriptor of the index is averaged with its nearest in the index."""
+
+import tempfile
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from landmarks.features import block_rows
+from landmarks.files import explained
+from landmarks.rerankers.descriptors import gathered
+from landmarks.rerankers.neighbours import nearest_others
+from landmarks.rerankers.query_expansion import expanded
+from landmarks.search import Rows
+
+ROWS_AT_ONCE = 64
+
+
+def augmented(
+    index: Rows, distance: str, neighbours: int, alpha: float, norm: int | None, zeros_last: bool
+) -> Rows:
+    """The index (N, D) with each row replaced by what `expanded` makes of it and its `neighbours`.
+
+    Turcot and Lowe, "Better matching with fewer features: the selection of useful features in large
+    database recognition problems", ICCV Workshops 2009, merge the features of photos that match; Gordo,
+    Almazán, Revaud and Larlus, "End-to-end learning of deep visual representations for image retrieval",
+    IJCV 2017, add up whole descriptors, as here. alpha = 0 weighs all alike.
+
+    The neighbours are the nearest by `distance`; `norm` is that of `expanded`, `zeros_last` that of
+    `top_k`. Cost is quadratic in N, since the whole index is searched for each row; memory is a block,
+    for the result lies in an unnamed temporary file. Raises `InputError` where the disk is full.
+    """
+    size, dimensions = index.shape
+    at_once = min(ROWS_AT_ONCE, block_rows(dimensions * (neighbours + 1)))
+    with explained(Path(tempfile.gettempdir())), tempfile.TemporaryFile() as file:
+        for start in tqdm(
+            range(0, size, at_once), "augmenting the index", unit="block", leave=False, delay=1
+        ):
+            own = index[start : start + at_once]
+            distances, rows = nearest_others(index, start, own, distance, neighbours, zeros_last)
+            near = gathered(index, rows)
+            file.write(expanded(own, near, np.isfinite(distances), alpha, norm).tobytes())
+        file.flush()
+        return np.memmap(file, np.float32, "r", shape=(size, dimensions))

@@ -1,0 +1,246 @@
+"""Re-ranking by a chain of methods: `Reranker`."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from landmarks.catalog import numbered
+from landmarks.errors import InputError
+from landmarks.features import Store, block_rows
+from landmarks.images import Crop, Source
+from landmarks.params import RerankOptions
+from landmarks.rankings import Block, nearest, own_rows
+from landmarks.rerankers import labels
+from landmarks.rerankers.chain import parse
+from landmarks.rerankers.descriptors import Floats, cosines, gathered, norm_of
+
+if TYPE_CHECKING:
+    from landmarks.search import Rows
+
+SEARCH_MEMORY = 256 << 20
+
+
+@dataclass(frozen=True)
+class Queries:
+    """Some queries, and the ranking of each as the methods so far have left it."""
+
+    photos: Sequence[Source]
+    descriptors: Floats
+    """(Q, D)."""
+    ranking: Block
+
+
+class Index:
+    """What is searched; `dba` replaces its descriptors."""
+
+    def __init__(self, store: Store, distance: str, root: Path, keep_own: bool) -> None:
+        self.root = root
+        self.keep_own = keep_own
+        self.descriptors: Rows = store.features
+        self.paths = [photo.image_path for photo in store.photos]
+        self.distance = distance
+        self.zeros_last = store.attributes.get("kind") == "vlad"
+        first = store.features[: block_rows(store.features.shape[1])]
+        # To the cosine the length of a descriptor is nothing, so it must not weigh in an average either.
+        self.norm = 2 if distance == "L3" else norm_of(first)
+
+    def search(self, queries: Queries) -> Queries:
+        """Rank the index anew, to the same depth."""
+        paths = ["" if self.keep_own else _path(photo) for photo in queries.photos]
+        own = own_rows(paths, self.paths)
+        depth = queries.ranking.rows.shape[1]
+        found = nearest(
+            queries.descriptors,
+            own,
+            self.descriptors,
+            self.distance,
+            depth,
+            self.zeros_last,
+            SEARCH_MEMORY,
+        )
+        return replace(queries, ranking=found)
+
+
+def _path(photo: Source) -> str:
+    if isinstance(photo, bytes):
+        return ""
+    return (photo.path if isinstance(photo, Crop) else photo).as_posix()
+
+
+Step = Callable[[Queries], Queries]
+Scores = NDArray[np.float64]
+
+
+def _dba(index: Index, options: RerankOptions) -> Step:
+    from landmarks.rerankers.dba import augmented
+
+    _refuse_quadratic("dba", index, options)
+    index.descriptors = augmented(
+        index.descriptors,
+        index.distance,
+        options.dba.neighbours,
+        options.dba.alpha,
+        index.norm,
+        index.zeros_last,
+    )
+    return index.search
+
+
+def _aqe(index: Index, options: RerankOptions) -> Step:
+    return partial(_expand, index, options.aqe.neighbours, 0)
+
+
+def _alpha_qe(index: Index, options: RerankOptions) -> Step:
+    return partial(_expand, index, options.alpha_qe.neighbours, options.alpha_qe.alpha)
+
+
+def _expand(index: Index, neighbours: int, alpha: float, queries: Queries) -> Queries:
+    from landmarks.rerankers.query_expansion import expanded
+
+    rows, distances = (part[:, :neighbours] for part in queries.ranking)
+    there = np.isfinite(distances)
+    near = gathered(index.descriptors, np.where(there, rows, 0))
+    return index.search(
+        replace(queries, descriptors=expanded(queries.descriptors, near, there, alpha, index.norm))
+    )
+
+
+def _k_reciprocal(index: Index, options: RerankOptions) -> Step:
+    from landmarks.rerankers.k_reciprocal import distances
+
+    chosen = options.k_reciprocal
+
+    def score(queries: Queries, query: int, rows: NDArray[np.int32]) -> Scores:
+        results = gathered(index.descriptors, rows)
+        return distances(
+            queries.descriptors[query], results, index.distance, chosen.k1, chosen.k2, chosen.weight
+        )
+
+    return partial(_reorder, "k_reciprocal", options.shortlist, score)
+
+
+def _diffusion(index: Index, options: RerankOptions) -> Step:
+    from landmarks.rerankers.diffusion import graph, scores
+
+    chosen = options.diffusion
+    _refuse_quadratic("diffusion", index, options)
+    affinity = graph(index.descriptors, index.distance, chosen.neighbours, chosen.gamma, index.zeros_last)
+
+    def score(queries: Queries, query: int, rows: NDArray[np.int32]) -> Scores:
+        near = gathered(index.descriptors, rows[: chosen.query_neighbours])
+        seeds = np.zeros(len(rows))
+        seeds[: len(near)] = cosines(queries.descriptors[[query]], near[None])[0].clip(min=0) ** chosen.gamma
+        return -scores(affinity, rows, seeds, chosen.alpha)
+
+    return partial(_reorder, "diffusion", options.shortlist, score)
+
+
+def _geometric(index: Index, options: RerankOptions) -> Step:
+    from landmarks.rerankers.geometric import one_thread_each, verified
+
+    def score(queries: Queries, query: int, rows: NDArray[np.int32]) -> Scores:
+        photo = queries.photos[query]
+        if isinstance(photo, Crop):
+            photo = photo._replace(path=index.root / photo.path)
+        elif isinstance(photo, Path):
+            photo = index.root / photo
+        results = [index.root / index.paths[row] for row in rows]
+        return -verified(photo, results, options.geometric).astype(np.float64)
+
+    def step(queries: Queries) -> Queries:
+        with one_thread_each():
+            return _reorder("geometric", options.shortlist, score, queries)
+
+    return step
+
+
+def _reorder(
+    name: str,
+    shortlist: int,
+    score: Callable[[Queries, int, NDArray[np.int32]], Scores],
+    queries: Queries,
+) -> Queries:
+    """Sort the first `shortlist` results by `score`, the lower the nearer; of equals the former first.
+
+    The distance that a photo was found at stays beside it. What is infinitely far keeps its place.
+    """
+    rows, distances = queries.ranking.rows.copy(), queries.ranking.distances.copy()
+    counts = np.isfinite(distances[:, :shortlist]).sum(axis=1)
+    for query, count in enumerate(tqdm(counts, name, unit="query", leave=False, delay=1)):
+        if count:
+            order = np.argsort(score(queries, query, rows[query, :count]), kind="stable")
+            rows[query, :count], distances[query, :count] = rows[query, order], distances[query, order]
+    return replace(queries, ranking=Block(rows, distances))
+
+
+def _refuse_quadratic(name: str, index: Index, options: RerankOptions) -> None:
+    if len(index.paths) > options.max_quadratic:
+        raise InputError(
+            f"rerank: {name} compares all {len(index.paths)} photos of the index with each other, and "
+            f"rerank_options.max_quadratic is {options.max_quadratic}; raise it, or take aqe, alpha_qe or "
+            "k_reciprocal, which search the index once a query"
+        )
+
+
+# All but `one`, which does nothing, and `two`, which takes the vote that every ranking gets.
+STEPS: dict[str, Callable[[Index, RerankOptions], Step]] = {
+    "dba": _dba,
+    "aqe": _aqe,
+    "alpha_qe": _alpha_qe,
+    "k_reciprocal": _k_reciprocal,
+    "diffusion": _diffusion,
+    "geometric": _geometric,
+}
+
+
+class Reranker:
+    """Re-ranks rankings of one index by the methods of a chain such as `dba+aqe+two`.
+
+    `chain` is as in `chain.parse`, `distance` that of the rankings; paths of photos start at `root`.
+    A query's own photo is left out where the index is searched anew, unless `keep_own`. Raises `InputError`
+    where the chain is not allowed, or a method is too costly for the index.
+    """
+
+    def __init__(
+        self,
+        chain: str,
+        index: Store,
+        distance: str,
+        options: RerankOptions,
+        root: Path = Path(),
+        keep_own: bool = False,
+    ) -> None:
+        try:
+            names = parse(chain)
+        except ValueError as error:
+            raise InputError(f"rerank: {error}") from None
+        searched = Index(index, distance, root, keep_own)
+        self._steps = [STEPS[name](searched, options) for name in names if name in STEPS]
+        self._two = "two" in names
+        self.classes, self._classes = numbered([photo.class_image for photo in index.photos])
+        self._vote_depth = options.vote_depth
+
+    def rerank(
+        self, photos: Sequence[Source], descriptors: Floats, ranking: Block
+    ) -> tuple[Block, NDArray[np.intp]]:
+        """The new rankings of some queries, and their votes: (Q, classes).
+
+        The vote is on the ranking that all methods but `two` leave.
+        """
+        queries = Queries(photos, descriptors, ranking)
+        for step in self._steps:
+            queries = step(queries)
+        votes = labels.count_votes(queries.ranking, self._classes, self._vote_depth)
+        if not self._two:
+            return queries.ranking, votes
+        return labels.voted_first(queries.ranking, self._classes, labels.winners(votes)), votes
+
+    def voted(self, votes: NDArray[np.intp]) -> list[str]:
+        """The class that most of the `votes` (Q, classes) of each query are for, '' for none."""
+        return ["" if winner < 0 else self.classes[winner] for winner in labels.winners(votes)]

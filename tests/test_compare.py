@@ -1,0 +1,73 @@
+"""The table over experiments, from what `dvc exp show --json` prints."""
+
+from statistics import stdev
+
+import pytest
+
+from benchmarks.compare import by_settings, csv_rows, table
+
+
+def experiment(seed, score, **changed):
+    params = {"distance": "L1", "rerank": "one", "seed": seed, "split": {"test": 0.34}} | changed
+    metrics = {"map": score, "accuracy": score / 2}
+    data = {
+        "params": {"params.yaml": {"data": params}},
+        "metrics": {"reports/metrics.json": {"data": metrics}},
+    }
+    return {"revs": [{"data": data}]}
+
+
+def shown(*experiments):
+    """The workspace, which is left out, and the experiments of two commits."""
+    return [
+        {"rev": "workspace", "experiments": None},
+        {"rev": "4340ad4", "experiments": [*experiments[:1]]},
+        {"rev": "1a5792a", "experiments": [*experiments[1:]]},
+    ]
+
+
+ONE = [experiment(seed, score) for seed, score in enumerate([0.75, 0.80, 0.79])]
+AQE = [experiment(seed, score, rerank="aqe") for seed, score in enumerate([0.78, 0.84, 0.82])]
+
+
+def test_experiments_that_differ_in_the_seed_alone_are_one_row_with_mean_and_spread():
+    header, rows = table(by_settings(shown(*AQE, *ONE)), None)
+    assert header == ["rerank", "seeds", "map", "accuracy"]
+    deviations = stdev([0.75, 0.80, 0.79]), stdev([0.78, 0.84, 0.82])
+    assert rows == [
+        ["one", "3", f"0.780 ± {deviations[0]:.3f}", f"0.390 ± {deviations[0] / 2:.3f}"],
+        ["aqe", "3", f"0.813 ± {deviations[1]:.3f}", f"0.407 ± {deviations[1] / 2:.3f}"],
+    ]
+    assert next(csv_rows(header, rows)) == ["one", "0.780", "0.026", "0.390", "0.013", "3"]
+
+
+def test_the_gain_is_taken_seed_by_seed_over_the_seeds_that_both_have():
+    header, rows = table(by_settings(shown(*ONE, *AQE[:2])), "rerank=one")
+    gains = {row[0]: row[header.index("gain")] for row in rows}
+    assert gains == {"one": "", "aqe": f"+0.035 ± {stdev([0.03, 0.04]):.3f}"}
+
+
+def test_each_row_is_compared_with_the_one_that_differs_in_that_parameter_alone():
+    others = [experiment(0, 0.5, distance="L2"), experiment(0, 0.6, distance="L2", rerank="aqe")]
+    header, rows = table(by_settings(shown(*ONE, *AQE, *others)), "rerank=one")
+    assert header[:2] == ["distance", "rerank"]
+    assert [row[:2] for row in rows] == [["L1", "one"], ["L1", "aqe"], ["L2", "one"], ["L2", "aqe"]]
+    assert rows[3][4] == "+0.100 ± nan"
+
+
+def test_sections_are_told_apart_by_their_parameters():
+    runs = by_settings(shown(*ONE, experiment(0, 0.9, split={"test": 0.2})))
+    assert table(runs, None)[0][0] == "split.test"
+
+
+def test_experiments_that_failed_or_wait_are_counted_and_left_out(capsys):
+    queued = experiment(4, 0.9)
+    del queued["revs"][0]["data"]["metrics"]
+    runs = by_settings(shown(*ONE, queued, {"revs": [{"data": None}]}))
+    assert [sorted(seeds) for seeds in runs.values()] == [[0, 1, 2]]
+    assert capsys.readouterr().err == "2 experiments without metrics are left out\n"
+
+
+def test_without_any_it_says_what_makes_some():
+    with pytest.raises(SystemExit, match="no finished experiments"):
+        by_settings(shown())
