@@ -42,7 +42,7 @@ def scan(images: Path, max_pixels: int) -> tuple[list[Photo], list[Rejected]]:
     holds no class folder or no usable photo.
     """
     expected = landmark_folders(images)
-    files = sorted(_visible_files(images), key=lambda path: path.as_posix())
+    files = sorted(visible_files(images), key=lambda path: path.as_posix())
     checks = in_order(lambda path: _check(path, images, max_pixels), files)
     photos: list[Photo] = []
     rejected: list[Rejected] = []
@@ -54,7 +54,7 @@ def scan(images: Path, max_pixels: int) -> tuple[list[Photo], list[Rejected]]:
         if not reason and (first := first_with.setdefault(digest, name)) != name:
             reason = f"the same photo, byte for byte, as {first}"
         if reason:
-            rejected.append(Rejected(os.fsencode(name).decode("utf-8", "backslashreplace"), reason))
+            rejected.append(Rejected(printable(path), reason))
         else:
             photos.append(Photo(name, path.relative_to(images).parts[0]))
     if not photos:
@@ -76,7 +76,13 @@ def landmark_folders(images: Path) -> str:
     return expected
 
 
-def _visible_files(folder: Path) -> Iterator[Path]:
+def printable(path: Path) -> str:
+    """`path` with `/`, and with escapes for what is not UTF-8 in it."""
+    return os.fsencode(path.as_posix()).decode("utf-8", "backslashreplace")
+
+
+def visible_files(folder: Path) -> Iterator[Path]:
+    """The files in `folder` and in the folders below it; not those whose names begin with a dot."""
     for parent, folders, names in os.walk(folder, followlinks=True, onerror=_refuse):
         folders[:] = sorted(
             name for name in folders if not name.startswith(".") and not _leads_back(Path(parent, name))
@@ -103,8 +109,6 @@ def _check(path: Path, images: Path, max_pixels: int) -> tuple[bytes, str]:
         return b"", "its name is not UTF-8"
     if "\r" in path.as_posix():  # which Python's CSV writer leaves unquoted
         return b"", "its name has a carriage return"
-    if path.exists() and not path.is_file():  # a pipe, which would be waited on for ever
-        return b"", "not a regular file"
     try:
         decode(path, max_pixels)
         with path.open("rb") as file:

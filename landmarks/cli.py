@@ -1,23 +1,173 @@
 """The command `landmarks`: questions to what the pipeline built, without running it."""
 
+import io
 import json
+import os
+import shutil
 import sys
+from collections.abc import Callable, Sequence
+from glob import escape, glob
+from itertools import chain, count
 from pathlib import Path
-from typing import Annotated, Literal
+from time import perf_counter
+from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
 
 import typer
 
 from landmarks import params
 from landmarks.errors import InputError
 
-app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
+if TYPE_CHECKING:  # each command imports what it needs, so that --help is there at once
+    from landmarks.asking import Answer, Index
+
+app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False)
 
 MODEL = Path("models/model.safetensors")
+RESULTS = ("query_path", "predicted_class", "rank", "distance", "image_path", "class_image")
+
+Photos = Annotated[
+    list[str],
+    typer.Argument(
+        help="Files, folders, or quoted patterns such as 'holiday/**/*.jpg'.",
+        metavar="PHOTO...",
+        show_default=False,
+    ),
+]
+Distance = Annotated[
+    params.Distance | None,
+    typer.Option(help="L1 Manhattan, L2 Euclidean, L3 cosine. [default: that of params.yaml]"),
+]
+Rerank = Annotated[
+    str | None,
+    typer.Option(
+        help="one: as retrieved; two: the voted landmark first; others, as in dba+aqe+two. "
+        "[default: that of params.yaml]"
+    ),
+]
+Item = TypeVar("Item")
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+AsJsonLines = Annotated[bool, typer.Option("--json", help="Print a line of JSON for each photo.")]
 
 
 @app.callback()
 def landmarks() -> None:
-    """Ask the model and the index that `dvc repro` built. Run it in the root of the repository."""
+    """Ask the model and the index that `dvc repro` built. Run it in the root of the repository.
+
+    \b
+    Examples:
+      landmarks predict holiday/1.jpg
+      landmarks query holiday/1.jpg --out answers
+    """
+
+
+@app.command()
+def predict(photos: Photos, distance: Distance = None, as_json: AsJsonLines = False) -> None:
+    """Tell which landmark a photo shows.
+
+    The nearest photos of the index vote; a photo farther from all of them than evaluate.reject_above
+    resembles no landmark. Photos that do not decode are reported and the others answered; the exit code is
+    then 1.
+
+    \b
+    Examples:
+      landmarks predict holiday/1.jpg
+      landmarks predict --json holiday 'archive/**/*.png'
+    """
+    from landmarks.asking import Index
+
+    failed = 0
+    for photo, answer in Index.open().answer_each(_files(photos), distance, "one"):
+        failed += isinstance(answer, InputError)
+        _print(photo, answer, as_json, results=False)
+    raise typer.Exit(min(failed, 1))
+
+
+@app.command()
+def query(
+    photos: Photos,
+    top: Annotated[int, typer.Option(min=1, max=1000, help="How many results.")] = 5,
+    distance: Distance = None,
+    rerank: Rerank = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="A new folder for a contact sheet of each photo, copies of its results, and results.csv."
+        ),
+    ] = None,
+    as_json: AsJsonLines = False,
+) -> None:
+    """Find the photos of the index most like a photo.
+
+    A photo of the index does not find itself. Photos that do not decode are reported and the others
+    answered; the exit code is then 1.
+
+    \b
+    Examples:
+      landmarks query holiday/1.jpg
+      landmarks query holiday --top 10 --distance L2 --rerank two
+      landmarks query holiday/*.jpg --out answers
+    """
+    from landmarks import catalog
+    from landmarks.asking import Index
+
+    index = Index.open()
+    if out:
+        _make_empty(out)
+    failed = 0
+    rows: list[tuple[object, ...]] = []
+    for photo, answer in index.answer_each(_files(photos), distance, rerank, top):
+        failed += isinstance(answer, InputError)
+        _print(photo, answer, as_json, results=True)
+        if out and not isinstance(answer, InputError):
+            rows += _save(out, index, photo, answer)
+    if out:
+        catalog.write_rows(out / "results.csv", RESULTS, rows)
+    raise typer.Exit(min(failed, 1))
+
+
+@app.command(name="time")
+def measure(
+    photos: Annotated[int, typer.Option(min=1, help="How many photos of the index are described.")] = 50,
+    queries: Annotated[int, typer.Option(min=1, help="How many queries are answered.")] = 200,
+    distance: Distance = None,
+    rerank: Rerank = None,
+    as_json: AsJson = False,
+) -> None:
+    """Measure how fast photos are described and queries answered.
+
+    One at a time, and described in batches too: how many a second, and how long one takes, the median and
+    what 95 % stay below. A query is the descriptor of a photo of the index.
+
+    \b
+    Examples:
+      landmarks time
+      landmarks time --photos 200 --rerank two --json
+    """
+    from landmarks.asking import Index
+
+    index = Index.open()
+    files = [index.root / index.photos[row].image_path for row in _spread(len(index.photos), photos)]
+    size = index.params.extract.batch_size
+    batches = [files[start : start + size] for start in range(0, len(files), size)]
+    rows = _spread(len(index.photos), queries)
+    index.answer(index.describe(files[:1]), distance, rerank)  # reads the model and compiles the search
+    timings = {
+        "photo": _timed(lambda photo: index.describe([photo]), files),
+        "batch": _timed(index.describe, batches, len(files) / len(batches)),
+        "query": _timed(
+            lambda row: index.answer(
+                index.features[[row]], distance, rerank, paths=[index.photos[row].image_path]
+            ),
+            rows,
+        ),
+    }
+    if as_json:
+        print(json.dumps(timings))
+        return
+    print(f"{'':8}{'per second':>12}{'median ms':>12}{'95 % ms':>12}")
+    for name, timing in timings.items():
+        print(f"{name:8}" + "".join(f"{value:12.2f}" for value in timing.values()))
+    print(f"a batch has {size} photos")
 
 
 @app.command()
@@ -26,14 +176,18 @@ def evaluate_model(
         Literal["train", "val", "test", "index"], typer.Option(help="The part whose photos are classified.")
     ] = "val",
     model: Annotated[Path, typer.Option(help="A model made with model=finetuned.")] = MODEL,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
-    """Loss, Prec@1 and Prec@5 of a fine-tuned model as a classifier.
+    """Score a fine-tuned model as a classifier.
 
-    Example: landmarks evaluate-model --split test
+    Its loss, Prec@1 and Prec@5.
+
+    \b
+    Example:
+      landmarks evaluate-model --split test
     """
     options = params.load()
-    from landmarks import catalog, describers, training  # seconds, which --help need not wait for
+    from landmarks import catalog, describers, training
 
     photos = catalog.read_photos(Path("data/splits", f"{split}.csv"))
     figures = training.evaluate(describers.read(model), photos, options.finetuned)
@@ -43,9 +197,153 @@ def evaluate_model(
         print("\n".join(f"{name:<8}{value:.4f}" for name, value in figures.items()))
 
 
+@app.command()
+def serve(
+    host: Annotated[
+        str, typer.Option(help="The address to listen at; 0.0.0.0 for all of them.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 for any that is free.")] = 8000,
+    allow_host: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A name that requests may be addressed to; repeat it for more. "
+            "By default those of this machine, or any where --host is no loopback address."
+        ),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Serve a web page that answers photos and shows the evaluation.
+
+    It tells its address, and its API is described at /api.
+
+    \b
+    Examples:
+      landmarks serve
+      landmarks serve --port 8080
+      landmarks serve --host 0.0.0.0 --allow-host photos.example.org
+    """
+    from landmarks import serving
+    from landmarks.asking import Index
+
+    index = Index.open()
+    listening = serving.listen(host, port)
+    hosts = frozenset(map(str.lower, allow_host)) if allow_host else serving.hosts_of(listening, host)
+    address = f"http://{f'[{host}]' if ':' in host else host}:{listening.getsockname()[1]}/"
+    if as_json:
+        print(json.dumps({"url": address}), flush=True)
+    else:
+        print(f"{len(index.photos)} photos at {address} (stop with Ctrl-C)", flush=True)
+    serving.serve(index, listening, hosts)
+
+
 def main() -> None:
     """Run the command; an `InputError` becomes one line and exit code 1."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # for names that the terminal cannot show
     try:
         app()
     except InputError as error:
         sys.exit(f"error: {error}")
+
+
+def _files(photos: list[str]) -> list[Path]:
+    """The files that the arguments name; one that names none stays, to be reported like a broken photo."""
+    from landmarks.catalog import visible_files
+
+    found: list[Path] = []
+    for photo in photos:
+        # A name that exists may hold what means something in a pattern.
+        for path in glob(escape(photo)) or sorted(glob(photo, recursive=True)) or [photo]:
+            folder = os.path.isdir(path)  # noqa: PTH112, which raises where it may not look
+            files = sorted(visible_files(Path(path))) if folder else [Path(path)]
+            if not files:
+                raise InputError(f"{path}: no files in this folder")
+            found += files
+    return found
+
+
+def _print(photo: Path, answer: "Answer | InputError", as_json: bool, results: bool) -> None:
+    from landmarks.catalog import printable
+
+    if as_json:
+        if isinstance(answer, InputError):
+            values: dict[str, object] = {"error": str(answer)}
+        else:
+            values = answer.as_json()
+            if not results:
+                del values["results"]
+        print(json.dumps({"photo": printable(photo), **values}))
+    elif isinstance(answer, InputError):
+        print(f"error: {answer}", file=sys.stderr)
+    else:
+        votes = ", ".join(f"{name} {count}" for name, count in answer.votes.items()) or "none"
+        print(f"{photo}: {_told(answer)} (votes: {votes}; nearest {answer.nearest:.4f})")
+        for result in answer.results if results else []:
+            place, name = result.photo
+            print(f"{result.rank:4}  {result.distance:.4f}  {name}  {place}")
+
+
+def _told(answer: "Answer") -> str:
+    return answer.landmark or "resembles no landmark"
+
+
+def _make_empty(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"--out: {folder}: cannot be made ({error.strerror})") from None
+    if any(folder.iterdir()):
+        raise InputError(f"--out: {folder} is not empty; name a new folder")
+
+
+def _save(out: Path, index: "Index", photo: Path, answer: "Answer") -> list[tuple[object, ...]]:
+    """Write the contact sheet of a query and copies of its results; returns its rows of results.csv."""
+    from landmarks import gallery
+    from landmarks.catalog import printable
+    from landmarks.files import explained
+    from landmarks.scoring import NO_CLASS
+
+    name = _free_name(out, photo.stem)
+    tiles = [gallery.Tile(photo, [photo.name, _told(answer)], None)]
+    tiles += [
+        gallery.Tile(index.root / found.image_path, [found.class_image, f"{distance:.4f}"], None)
+        for _, _, found, distance in answer.results
+    ]
+    rows: list[tuple[object, ...]] = []
+    with explained(out):
+        gallery.contact_sheet(tiles).save(out / f"{name}.jpg", quality=85)
+        (out / name).mkdir()
+        for rank, _, found, distance in answer.results:
+            source = index.root / found.image_path
+            copy = _short(f"{rank:02} {found.class_image} {source.stem}", source.suffix)
+            shutil.copyfile(source, out / name / copy)
+            rows.append((printable(photo), answer.landmark or NO_CLASS, rank, f"{distance:.6g}", *found))
+    return rows
+
+
+def _free_name(out: Path, stem: str) -> str:
+    """`stem`, or with a number after it where the folder `out` has that name already."""
+    names = chain([stem], (f"{stem} ({number})" for number in count(2)))
+    return next(name for name in names if not (out / name).exists() and not (out / f"{name}.jpg").exists())
+
+
+def _short(stem: str, suffix: str) -> str:
+    """`stem` and `suffix` in the 255 bytes that file systems allow a name."""
+    return stem.encode()[: 255 - len(suffix.encode())].decode(errors="ignore") + suffix
+
+
+def _spread(total: int, wanted: int) -> list[int]:
+    """`wanted` numbers below `total`, evenly spread, the same more than once where there are too few."""
+    return [place * total // wanted for place in range(wanted)]
+
+
+def _timed(action: Callable[[Item], object], items: Sequence[Item], each: float = 1) -> dict[str, float]:
+    """How often a second `action` is done to `items`, each of them `each` things, and how long it takes."""
+    seconds = []
+    for item in items:
+        start = perf_counter()
+        action(item)
+        seconds.append(perf_counter() - start)
+    seconds.sort()
+    median, high = (1000 * seconds[min(int(share * len(seconds)), len(seconds) - 1)] for share in (0.5, 0.95))
+    return {"per_second": each * len(seconds) / sum(seconds), "p50_ms": median, "p95_ms": high}

@@ -47,8 +47,11 @@ def write(path: Path, describer: Describer) -> None:
         temporary.write_bytes(save(describer.tensors(), {_ENTRY: json.dumps(metadata, sort_keys=True)}))
 
 
-def read(path: Path) -> Describer:
-    """Read the model at `path`. Raises `InputError` where it is not a model of this pipeline."""
+def read(path: Path, **execution: str) -> Describer:
+    """Read the model at `path`; a trunk is run by `execution`, the fields of `engines.Execution`.
+
+    Raises `InputError` where it is not a model of this pipeline.
+    """
     try:
         with safe_open(path, framework="numpy") as file:
             metadata = json.loads((file.metadata() or {})[_ENTRY])
@@ -63,9 +66,12 @@ def read(path: Path) -> Describer:
             from landmarks.vlad import Vlad
 
             return Vlad.restore(tensors, metadata["settings"])
+        from landmarks.engines import Execution
         from landmarks.trunks import Trunk
 
-        return Trunk.restore(tensors, metadata["settings"])
+        trunk = Trunk.restore(tensors, metadata["settings"])
+        trunk.execution = Execution(**execution)
+        return trunk
     except (LookupError, TypeError, RuntimeError) as error:
         reason = next(iter(str(error).splitlines()), "")
         raise InputError(f"{path}: not a model of this pipeline ({reason}); `dvc repro` makes one") from None

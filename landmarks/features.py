@@ -109,7 +109,7 @@ def _write(
 ) -> None:
     per_block = block_rows(rows.shape[1])
     features = file.create_dataset(
-        "features", rows.shape, np.float32, chunks=(min(len(rows), max(1, per_block // 16)), rows.shape[1])
+        "features", rows.shape, np.float32, chunks=(min(len(rows), max(1, per_block // 4)), rows.shape[1])
     )
     for start in range(0, len(rows), per_block):
         features[start : start + per_block] = rows[start : start + per_block]

@@ -7,13 +7,14 @@ import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL import ExifTags, Image, TiffImagePlugin, UnidentifiedImageError
 
 from landmarks.errors import InputError
 
@@ -48,19 +49,46 @@ def decode(source: Source, max_pixels: int | None = None, at_least: int | None =
     The format is told by the content, not by the name. Raises `ValueError` with the reason, without
     the path, where the file is not a whole photo in one of `FORMATS` or has over `max_pixels` pixels.
     """
+    with _opened(source) as image:
+        width, height = _extent(image)
+        if max_pixels is not None and width * height > max_pixels:
+            raise ValueError(f"{width}x{height} is more than create_csv.max_pixels ({max_pixels})")
+        if at_least:
+            image.draft(None, (at_least, at_least))
+        image.load()
+        return image
+
+
+def dimensions(source: Source) -> tuple[int, int]:
+    """Width and height of what `decode` would decode, in pixels, told by the header alone.
+
+    Raises `ValueError` as `decode` does.
+    """
+    with _opened(source) as image:
+        return _extent(image)
+
+
+def _extent(image: Image.Image) -> tuple[int, int]:
+    """The size of `image`, or of its tiles where a TIFF has larger ones, since they are decoded whole."""
+    width, height = image.size
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
+        tile = [image.tag_v2.get(tag) for tag in (TiffImagePlugin.TILEWIDTH, TiffImagePlugin.TILELENGTH)]
+        across, down = (side if isinstance(side, int) else 0 for side in tile)
+        return max(width, across), max(height, down)
+    return width, height
+
+
+@contextmanager
+def _opened(source: Source) -> Iterator[Image.Image]:
+    """Open the photo `source`, its header read; whatever Pillow raises becomes a `ValueError`."""
     try:
+        if isinstance(source, Path) and source.exists() and not source.is_file():
+            raise ValueError("not a regular file")  # a pipe, say, which would be waited on for ever
         with io.BytesIO(source) if isinstance(source, bytes) else source.open("rb") as file:
             if not file.read(1):
                 raise ValueError("empty file")
             file.seek(0)
-            image = Image.open(file, formats=FORMATS)
-            width, height = image.size
-            if max_pixels is not None and width * height > max_pixels:
-                raise ValueError(f"{width}x{height} is more than create_csv.max_pixels ({max_pixels})")
-            if at_least:
-                image.draft(None, (at_least, at_least))
-            image.load()
-            return image
+            yield Image.open(file, formats=FORMATS)
     except UnidentifiedImageError:
         raise ValueError(f"not an image in one of the formats {', '.join(FORMATS)}") from None
     except Image.DecompressionBombError:

@@ -41,9 +41,14 @@ def _sums(queries: Any, all_rows: Any, squared: Any, unit: Any, out: Any) -> Non
         rows = all_rows[start : start + CHUNK]
         if unit:
             for j in range(len(rows)):
-                square = 0.0
+                quick = np.float32(0)
                 for d in range(dimensions):
-                    square += np.float64(rows[j, d]) ** 2
+                    quick += rows[j, d] * rows[j, d]
+                square = np.float64(quick)
+                if not 1e-30 < square < 1e30:  # where float32 loses digits
+                    square = np.float64(0)
+                    for d in range(dimensions):
+                        square += np.float64(rows[j, d]) ** 2
                 scale = 1 / math.sqrt(square) if square else 0.0
                 blank[j] = square == 0
                 for d in range(dimensions):

@@ -26,6 +26,9 @@ def _chain(text: str) -> str:
     return text
 
 
+Rerank = Annotated[str, AfterValidator(_chain)]
+
+
 class Section(BaseModel):
     """A group of parameters."""
 
@@ -131,6 +134,19 @@ class Extract(Section):
     """Describing the photos."""
 
     batch_size: Count
+    engine: Literal["torch", "openvino"]
+    precision: Literal["float32", "bfloat16"]
+    device: Literal["auto", "cpu", "cuda"]
+
+    def execution(self) -> dict[str, str]:
+        """How a network is run, as `engines.Execution` takes it."""
+        return self.model_dump(include={"engine", "precision", "device"})
+
+    @model_validator(mode="after")
+    def _openvino_on_the_cpu(self) -> Self:
+        if self.engine == "openvino" and self.device == "cuda":
+            raise ValueError("engine openvino runs on the CPU only; for device cuda set engine to torch")
+        return self
 
 
 class Retrieve(Section):
@@ -219,7 +235,7 @@ class Params(Section):
     backbone: Annotated[str, Field(min_length=1)]
     weights: Annotated[str, Field(min_length=1)]
     distance: Distance
-    rerank: Annotated[str, AfterValidator(_chain)]
+    rerank: Rerank
     seed: Seed
     demo: Demo
     create_csv: CreateCsv

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from landmarks.search import Rows
 
 QUERIES_AT_ONCE = 64
-BYTES_A_RESULT = 32  # while it is searched for, sorted and written
 NO_ROW = -1
 
 
@@ -69,7 +68,7 @@ def retrieve(queries: Store, index: Store, distance: str, depth: int | None, mem
     paths = [[photo.image_path for photo in store.photos] for store in (queries, index)]
     own = own_rows(*paths)
     bar = tqdm(total=len(own), desc=f"searching by {distance}", unit="query")
-    at_once = max(1, min(1024, memory // (BYTES_A_RESULT * depth)))
+    at_once = max(1, min(1024, memory // (4 * bytes_a_query(index.features.shape[1], depth))))
     with bar:
         for start in range(0, len(own), at_once):
             part = slice(start, start + at_once)
@@ -96,22 +95,20 @@ def nearest(
     memory: int,
 ) -> Block:
     """The `depth` rows of `index` nearest to each of `descriptors` (Q, D), but its `own` row (Q,)."""
-    from landmarks import search  # half a second for Numba, which reading rankings need not wait for
+    from landmarks.search import top_k  # a third of a second for Numba, which readers of rankings save
 
     spare = int((own != NO_ROW).any())
-    distances, rows = search.top_k(descriptors, index, distance, depth + spare, zeros_last, memory)
-    return _without(rows, distances, own, depth)
-
-
-def _without(
-    rows: NDArray[np.int64], distances: NDArray[np.float32], own_rows: NDArray[np.int64], depth: int
-) -> Block:
-    own = rows == own_rows[:, None]
-    order = np.argsort(own, axis=1, kind="stable")[:, :depth]
-    own = np.take_along_axis(own, order, 1)
-    rows = np.where(own, NO_ROW, np.take_along_axis(rows, order, 1))
-    distances = np.where(own, np.float32(np.inf), np.take_along_axis(distances, order, 1))
+    distances, rows = top_k(descriptors, index, distance, depth + spare, zeros_last, memory)
+    others = np.argsort(rows == own[:, None], axis=1, kind="stable")[:, :depth]
+    rows, distances = np.take_along_axis(rows, others, 1), np.take_along_axis(distances, others, 1)
+    left_out = rows == own[:, None]
+    rows[left_out], distances[left_out] = NO_ROW, np.inf
     return Block(rows.astype(np.int32), distances)
+
+
+def bytes_a_query(dimensions: int, depth: int) -> int:
+    """What a query takes while it is searched for, its ranking sorted and written."""
+    return 12 * dimensions + 32 * depth
 
 
 def ranking_depth(index: int, depth: int | None) -> int:

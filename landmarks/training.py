@@ -30,7 +30,7 @@ from torchvision.transforms import v2
 from torchvision.utils import make_grid
 from tqdm import tqdm
 
-from landmarks import images, trunks
+from landmarks import engines, images, trunks
 from landmarks.catalog import Photo, numbered
 from landmarks.errors import InputError
 from landmarks.files import replacing, sha256
@@ -200,7 +200,7 @@ def identity(train: Sequence[Photo], val: Sequence[Photo], parameters: dict[str,
             raise InputError(
                 f"{photo.image_path}: gone or not readable ({error.strerror}); run `dvc repro` again"
             ) from None
-    code = (__file__, trunks.__file__, images.__file__)
+    code = (__file__, trunks.__file__, engines.__file__, images.__file__)
     for source in (*code, *([weights] if Path(weights).is_file() else [])):
         digest.update(sha256(Path(source)).encode())
     versions = [module.__version__ for module in (torch, torchvision, timm, PIL)]
@@ -391,7 +391,9 @@ def one_pass(
                 torch.set_grad_enabled(training),
                 torch.autocast(device.type, torch.bfloat16, enabled=recipe.precision == "bfloat16"),
             ):
-                logits = model(trunks.normalize(photos.permute(0, 2, 3, 1), options)).float()
+                logits = model(
+                    engines.normalize(photos.permute(0, 2, 3, 1), options.mean, options.std)
+                ).float()
                 smoothing = recipe.label_smoothing if training else 0.0
                 loss = nn.functional.cross_entropy(logits, labels, label_smoothing=smoothing)
             if not math.isfinite(loss.item()):

@@ -4,6 +4,7 @@ import difflib
 import struct
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from http.client import HTTPException
 from pathlib import Path
 from pickle import UnpicklingError
@@ -19,7 +20,8 @@ from safetensors.torch import load_file
 from timm.data.config import resolve_data_config
 from torch import Tensor, nn
 
-from landmarks import images
+from landmarks import engines, images
+from landmarks.engines import Execution, Photos
 from landmarks.errors import InputError
 
 RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
@@ -55,6 +57,7 @@ class Trunk:
     def __init__(self, net: nn.Module, options: Options, head: Head | None = None) -> None:
         self.net = net.eval()
         self.options = options
+        self.execution = Execution()
         self.head = head
         self.dimensions = check_size(net, options.backbone, options.image_size, "image_size")
 
@@ -68,13 +71,12 @@ class Trunk:
 
         A descriptor is the output of the pooled layer divided by the sum of its absolute values.
         """
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        net = self.net.to(device).to(memory_format=torch.channels_last)
-        with torch.inference_mode():
-            for batch in images.batches(photos, self.options.image_size, batch_size):
-                pooled = net(normalize(torch.from_numpy(batch).to(device), self.options)).float()
-                descriptors = nn.functional.normalize(pooled, p=1, dim=1)
-                yield descriptors.cpu().numpy()
+        for pooled in engines.run(self._photos, photos, self.options.image_size, batch_size, self.execution):
+            yield pooled / np.maximum(np.abs(pooled).sum(axis=1, keepdims=True), 1e-12)
+
+    @cached_property
+    def _photos(self) -> Photos:
+        return Photos(self.net, self.options.mean, self.options.std)
 
     def tensors(self) -> dict[str, NDArray[Any]]:
         """The tensors of the network by name."""
@@ -100,12 +102,6 @@ class Trunk:
         net = build(options.backbone)
         net.load_state_dict(state)
         return cls(net, options, head)
-
-
-def normalize(photos: Tensor, options: Options) -> Tensor:
-    """Turn uint8 (N, H, W, 3) photos into the float32 (N, 3, H, W) that the network was trained on."""
-    mean, std = (torch.tensor(values, device=photos.device) * 255 for values in (options.mean, options.std))
-    return ((photos - mean) / std).permute(0, 3, 1, 2)
 
 
 def pretrained(backbone: str, weights: str, image_size: int, layer: str, seed: int) -> Trunk:

@@ -18,8 +18,14 @@ def main() -> None:
         raise InputError(
             f"{source}: no photos in it; split.{part} is {getattr(options.split, part)}, raise it"
         )
-    describer = describers.read(MODEL)
-    attributes = {"kind": describer.kind, "model_sha256": files.sha256(MODEL), **describer.settings()}
+    execution = options.extract.execution()
+    describer = describers.read(MODEL, **execution)
+    attributes = {
+        "kind": describer.kind,
+        "model_sha256": files.sha256(MODEL),
+        **describer.settings(),
+        **execution,
+    }
     attributes.pop("classes", None)  # of the head, which describes nothing
     store = Path("features", f"{part}.h5")
     features.extract(store, photos, describer, attributes, options.extract.batch_size)

@@ -1,4 +1,4 @@
-"""Draw contact sheets of some queries, and of those that were answered worst."""
+"""Draw contact sheets of some queries, and of those that were answered worst, and a page of both."""
 
 import shutil
 from pathlib import Path
@@ -15,21 +15,36 @@ FOLDER = Path("reports/gallery")
 def main() -> None:
     options = params.load()
     shutil.rmtree(FOLDER, ignore_errors=True)
-    FOLDER.mkdir(parents=True)
     with explained(FOLDER), rankings.opened(Path("rankings/reranked.h5")) as ranked:
         report = scoring.score(ranked, options.evaluate.reject_above)
         precision = report.average_precision
         count = min(options.gallery.queries, len(precision))
-        sample = np.random.default_rng(options.gallery.seed).choice(len(precision), count, replace=False)
+        drawn = np.random.default_rng(options.gallery.seed).choice(len(precision), count, replace=False)
         worst = np.argsort(precision, kind="stable")[:count]
-        for kind, queries in (("sample", sorted(sample)), ("worst", worst)):
-            for place, query in enumerate(queries, 1):
-                row = tiles(ranked, report, query, options.gallery.results)
-                gallery.contact_sheet(row).save(FOLDER / f"{kind}_{place:02}.jpg", quality=85)
+        sections = {
+            folder: [tiles(ranked, report, query, options.gallery.results) for query in queries]
+            for folder, queries in (("sample", sorted(drawn)), ("worst", worst))
+        }
+        for folder, rows in sections.items():
+            (FOLDER / folder).mkdir(parents=True)
+            for place, row in enumerate(rows, 1):
+                gallery.contact_sheet(row).save(FOLDER / folder / f"{place:02}.jpg", quality=85)
                 if options.gallery.matches:
                     asked, *found = (tile.path for tile in row)
                     sheet = gallery.match_sheet(asked, found, options.rerank_options.geometric)
-                    sheet.save(FOLDER / f"{kind}_{place:02}_matches.jpg", quality=85)
+                    sheet.save(FOLDER / folder / f"{place:02}_matches.jpg", quality=85)
+        metrics = {
+            name: f"{value:.3f}" if isinstance(value, float) else value
+            for name, value in report.metrics(0).items()
+        }
+        made_by = {"model": ranked.attributes.get("backbone", "vlad")}
+        made_by |= {name: ranked.attributes[name] for name in ("distance", "rerank")}
+        page = gallery.page(
+            f"Landmark retrieval: {options.dataset}",
+            metrics | made_by,
+            {"Queries drawn at random": sections["sample"], "Queries answered worst": sections["worst"]},
+        )
+        (FOLDER / "index.html").write_text(page, encoding="utf-8")
 
 
 def tiles(ranked: rankings.Rankings, report: scoring.Report, query: int, results: int) -> list[gallery.Tile]:

@@ -26,8 +26,8 @@ def main() -> None:
         def blocks() -> Iterator[rankings.Block]:
             for part, block in retrieved.blocks():
                 photos = [Path(photo.image_path) for photo in retrieved.queries[part]]
-                block, voted = reranker.rerank(photos, queries.features[part], block)
-                predicted.extend(voted)
+                block, votes = reranker.rerank(photos, queries.features[part], block)
+                predicted.extend(reranker.voted(votes))
                 yield block
 
         rankings.write(

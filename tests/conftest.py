@@ -3,7 +3,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from PIL import Image
+
+from landmarks import describers, features, files, vlad
+from landmarks.catalog import Photo
+
+ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture(scope="session")
@@ -20,3 +26,36 @@ def make_photo() -> Callable[..., Path]:
         return path
 
     return make
+
+
+@pytest.fixture(scope="session")
+def built(tmp_path_factory) -> Path:
+    """A repository as the pipeline leaves it, VLAD its model: nine photos of three landmarks, one blank.
+
+    `queries/` has a photo more of each landmark, made from the first ones.
+    """
+    root = tmp_path_factory.mktemp("built")
+    photos = []
+    for number, landmark in enumerate(["castle", "故宫", "tower, old"]):
+        squares = np.random.default_rng(number).integers(0, 256, (12, 16, 3), np.uint8)
+        original = Image.fromarray(squares).resize((160, 120), Image.Resampling.NEAREST)
+        (root / "queries").mkdir(exist_ok=True)
+        original.save(root / "queries" / f"{number}.png")
+        for copy in range(3):
+            path = f"data/mine/images/{landmark}/{copy} {landmark}.jpg"
+            photos.append(Photo(path, landmark))
+            (root / path).parent.mkdir(parents=True, exist_ok=True)
+            original.save(root / path, quality=90 - 20 * copy)
+    Image.new("RGB", (64, 48), "white").save(root / photos[-1].image_path)
+    options = yaml.safe_load((ROOT / "params.yaml").read_text())
+    options.update(dataset="mine", model="vlad", distance="L2")
+    options["extract"]["batch_size"] = 2
+    (root / "params.yaml").write_text(yaml.safe_dump(options))
+    options["vlad"].update(words=4, training_descriptors=1000)
+    model = Path("models/model.safetensors")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(root)
+        describers.write(model, vlad.train([Path(photo.image_path) for photo in photos], **options["vlad"]))
+        attributes = {"kind": "vlad", "model_sha256": files.sha256(model)}
+        features.extract(Path("features/index.h5"), photos, describers.read(model), attributes, 2)
+    return root

@@ -1,3 +1,6 @@
+import base64
+import io
+from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
@@ -6,7 +9,7 @@ from PIL import Image
 
 from landmarks import params
 from landmarks.errors import InputError
-from landmarks.gallery import FRAME, GAP, TILE, Tile, contact_sheet, match_sheet
+from landmarks.gallery import COLUMNS, FRAME, GAP, TILE, Tile, contact_sheet, match_sheet, page
 
 GREEN, RED, GREY = (26, 152, 80), (215, 48, 39), (68, 68, 68)
 WHITE = (255, 255, 255)
@@ -110,3 +113,94 @@ def test_matches_are_drawn_from_where_they_are_to_where_they_are_found(tmp_path)
 def test_a_missing_photo_is_named(tmp_path):
     with pytest.raises(InputError, match=r"gone\.jpg: no such file"):
         sheet_of(tmp_path / "gone.jpg", True)
+
+
+def test_many_tiles_stand_in_rows(blue):
+    one, three = (sheet_of(blue, *[True] * count) for count in (COLUMNS, 2 * COLUMNS + 1))
+    assert three.width == one.width
+    assert three.height - GAP == 3 * (one.height - GAP)
+    below = (GAP, GAP + 2 * (one.height - GAP))
+    assert three.getpixel(below) == GREEN
+    assert three.getpixel((GAP + STEP, below[1])) == WHITE
+
+
+class Elements(HTMLParser):
+    """The elements of a page and the text of all but its style, in order."""
+
+    def __init__(self, html):
+        super().__init__()
+        self.elements, self.text, self.open = [], [], ""
+        self.feed(html)
+
+    def handle_starttag(self, tag, attributes):
+        self.open = tag
+        self.elements.append((tag, dict(attributes)))
+
+    def handle_data(self, data):
+        if self.open != "style" and data.strip():
+            self.text.append(data.strip())
+
+    def all(self, tag):
+        return [attributes for name, attributes in self.elements if name == tag]
+
+
+NASTY = '"><script>alert(1)</script>&amp;'
+
+
+@pytest.fixture
+def nasty_page(blue):
+    tiles = [
+        Tile(blue, [NASTY, "AP 0.50"], None),
+        Tile(blue, ["gate", "0.1"], True),
+        Tile(blue, [NASTY, "0.2"], False),
+    ]
+    return page(f"Results: {NASTY}", {"map": 0.5, "<b>": "<i>"}, {"Worst <1>": [tiles], "None": []})
+
+
+def test_a_page_shows_its_facts_first_and_then_each_row(nasty_page):
+    parsed = Elements(nasty_page)
+    title = f"Results: {NASTY}"
+    facts = ["map", "0.5", "<b>", "<i>", "Worst <1>"]
+    query = ["query", NASTY, "AP 0.50"]
+    results = ["result 1", "right", "gate", "0.1", "result 2", "wrong", NASTY, "0.2"]
+    assert parsed.text == [title, title, *facts, *query, *results, "None"]
+    assert [photo["alt"] for photo in parsed.all("img")] == [
+        f"query: {NASTY}",
+        "result 1: gate",
+        f"result 2: {NASTY}",
+    ]
+
+
+def test_a_page_holds_all_that_it_shows(nasty_page):
+    parsed = Elements(nasty_page)
+    assert not parsed.all("script") + parsed.all("link")
+    for photo in parsed.all("img"):
+        kind, _, content = photo["src"].partition(",")
+        assert kind == "data:image/jpeg;base64"
+        with Image.open(io.BytesIO(base64.b64decode(content))) as thumbnail:
+            assert thumbnail.size == (64, 64)
+            assert thumbnail.getpixel((32, 32))[2] > 250
+    assert {name for _, attributes in parsed.elements for name in attributes} & {
+        "href",
+        "srcset",
+        "onclick",
+    } == set()
+    policy = [
+        meta["content"] for meta in parsed.all("meta") if meta.get("http-equiv") == "Content-Security-Policy"
+    ]
+    assert policy == ["default-src 'none'; img-src data:; style-src 'unsafe-inline'"]
+
+
+def test_a_page_suits_phones_and_dark_screens(nasty_page):
+    assert {"name": "viewport", "content": "width=device-width, initial-scale=1"} in Elements(nasty_page).all(
+        "meta"
+    )
+    assert "prefers-color-scheme: dark" in nasty_page
+
+
+def test_large_photos_are_shrunk_to_thumbnails(tmp_path):
+    Image.new("RGB", (2000, 1000)).save(tmp_path / "large.jpg", comment=b"secret")
+    html = page("", {}, {"": [[Tile(tmp_path / "large.jpg", ["x"], None)]]})
+    content = base64.b64decode(Elements(html).all("img")[0]["src"].partition(",")[2])
+    assert Image.open(io.BytesIO(content)).size == (TILE[0], TILE[0] // 2)
+    assert b"secret" not in content

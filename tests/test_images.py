@@ -223,3 +223,18 @@ def test_few_items_are_taken_ahead():
     assert [next(results) for _ in range(10)] == list(range(10))
     results.close()
     assert len(taken) <= 10 + 4 * 2
+
+
+def test_the_size_is_told_by_the_header_and_large_tiles_count(make_photo, tmp_path):
+    for format in ("JPEG", "PNG", "WEBP", "BMP", "TIFF"):  # noqa: A001
+        photo = make_photo(tmp_path / format, size=(70, 30), format=format).read_bytes()
+        assert images.dimensions(photo) == (70, 30)
+    assert images.dimensions(photo[: len(photo) - 9]) == (70, 30) == images.decode(photo, 2100).size
+    # Tiles of two thousand million pixels, in a TIFF of 134 bytes.
+    tags = [(256, 1, 50), (257, 1, 50), (258, 1, 8), (259, 1, 5), (262, 1, 1), (277, 1, 1)]
+    tags += [(322, 1, 65536), (323, 1, 32752), (324, 1, 8), (325, 1, 90)]
+    entries = b"".join(struct.pack("<HHII", tag, 4, count, value) for tag, count, value in tags)
+    tiff = struct.pack("<2sHIH", b"II", 42, 8, len(tags)) + entries + bytes(4)
+    assert images.dimensions(tiff) == (65536, 32752)
+    with pytest.raises(ValueError, match="65536x32752 is more than"):
+        images.decode(tiff, 10**6)

@@ -91,7 +91,7 @@ def test_queries_a_few_at_a_time_give_the_same(distance):
     index = store(rng.normal(size=(20, 5)), [f"i{number}" for number in range(20)])
     whole = retrieved(queries, index, distance, 6)
     for at_once in (1, 3, 11):
-        memory = at_once * 6 * rankings.BYTES_A_RESULT
+        memory = at_once * 4 * rankings.bytes_a_query(5, 6)
         blocks = [len(block.rows) for block in rankings.retrieve(queries, index, distance, 6, memory)]
         assert max(blocks) == at_once
         for found, expected in zip(retrieved(queries, index, distance, 6, memory), whole, strict=True):

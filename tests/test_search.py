@@ -146,3 +146,24 @@ def test_memory_does_not_grow_with_the_index(tmp_path, distance):
     small, large = peak(5_000), peak(20_000)
     assert large < small * 1.1
     assert large < 20_000 * 64 * 4
+
+
+@distances_by_name
+@pytest.mark.parametrize("dimensions", [1, 63, 1024, 1025, 5000])
+def test_long_vectors_keep_six_digits(distance, dimensions):
+    rng = np.random.default_rng(dimensions)
+    queries, index = (rng.random((size, dimensions), np.float32) for size in (7, 201))
+    distances, rows = search.top_k(queries, index, distance, 201)
+    expected = np.take_along_axis(brute_force(queries, index, distance), rows, 1)
+    np.testing.assert_allclose(distances, expected, rtol=1e-6, atol=1e-6 if distance == "L3" else 0)
+
+
+@pytest.mark.parametrize("distance", ["L2", "L3"])
+def test_near_duplicates_are_not_ranked_by_cancellation(distance):
+    """|x|² - 2xy + |y|², or 1 - cos, in float32 would give 0 or noise for all of these."""
+    query = np.full(1000, 10, np.float32)
+    index = np.repeat(query[None], 50, axis=0)
+    order = np.random.default_rng(0).permutation(50)
+    index[np.arange(50), np.arange(50)] += (order + 1) * np.float32(1e-4)
+    _, rows = search.top_k(query[None], index, distance, 50)
+    assert order[rows[0]].tolist() == list(range(50))

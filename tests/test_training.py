@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from landmarks import describers, params, training, trunks
+from landmarks import describers, engines, params, training, trunks
 from landmarks.catalog import Photo
 from landmarks.errors import InputError
 
@@ -253,7 +253,9 @@ def test_the_model_describes_and_classifies_after_a_round_trip(photos: list[Phot
     linear = again.head.linear
     data = torch.from_numpy(np.stack([training.whole_photo(32)(Image.open(path)).numpy() for path in paths]))
     with torch.no_grad():
-        logits = linear(again.net(trunks.normalize(data.permute(0, 2, 3, 1), again.options)))
+        logits = linear(
+            again.net(engines.normalize(data.permute(0, 2, 3, 1), again.options.mean, again.options.std))
+        )
     labels = torch.tensor([again.head.classes.index(photo.class_image) for photo in photos])
     assert figures["prec@1"] == pytest.approx((logits.argmax(1) == labels).float().mean().item())
     assert figures["loss"] == pytest.approx(nn.functional.cross_entropy(logits, labels).item(), rel=1e-5)

@@ -6,17 +6,21 @@ from numpy.typing import NDArray
 from landmarks.rankings import NO_ROW, Block
 
 
-def vote(block: Block, classes: NDArray[np.intp], depth: int) -> NDArray[np.intp]:
-    """The class of most of the first `depth` results of each query; of equal ones the lowest number.
+def winners(votes: NDArray[np.intp]) -> NDArray[np.intp]:
+    """The class with the most of the `votes` (Q, classes), of equal ones the lowest number; -1 for none."""
+    return np.where(votes.any(axis=1), votes.argmax(axis=1), -1)
 
-    Results infinitely far have no vote. `classes`: (N,) a number for each row of the index. Returns
-    (Q,), -1 where nothing votes.
+
+def count_votes(block: Block, classes: NDArray[np.intp], depth: int) -> NDArray[np.intp]:
+    """How many of the first `depth` results of each query are of each class: (Q, classes).
+
+    Results infinitely far have no vote. `classes`: (N,) a number for each row of the index.
     """
     first = block.rows[:, :depth]
     votes = np.zeros((len(first), int(classes.max()) + 1), np.intp)
     queries, places = np.nonzero(np.isfinite(block.distances[:, :depth]))
     np.add.at(votes, (queries, classes[first[queries, places]]), 1)
-    return np.where(votes.any(axis=1), votes.argmax(axis=1), -1)
+    return votes
 
 
 def voted_first(block: Block, classes: NDArray[np.intp], voted: NDArray[np.intp]) -> Block:

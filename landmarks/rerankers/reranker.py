@@ -39,7 +39,8 @@ class Queries:
 class Index:
     """What is searched; `dba` replaces its descriptors."""
 
-    def __init__(self, store: Store, distance: str) -> None:
+    def __init__(self, store: Store, distance: str, root: Path) -> None:
+        self.root = root
         self.descriptors: Rows = store.features
         self.paths = [photo.image_path for photo in store.photos]
         self.distance = distance
@@ -137,8 +138,10 @@ def _geometric(index: Index, options: RerankOptions) -> Step:
     from landmarks.rerankers.geometric import one_thread_each, verified
 
     def score(queries: Queries, query: int, rows: NDArray[np.int32]) -> Scores:
-        results = [Path(index.paths[row]) for row in rows]
-        return -verified(queries.photos[query], results, options.geometric).astype(np.float64)
+        photo = queries.photos[query]
+        photo = index.root / photo if isinstance(photo, Path) else photo
+        results = [index.root / index.paths[row] for row in rows]
+        return -verified(photo, results, options.geometric).astype(np.float64)
 
     def step(queries: Queries) -> Queries:
         with one_thread_each():
@@ -189,31 +192,38 @@ STEPS: dict[str, Callable[[Index, RerankOptions], Step]] = {
 class Reranker:
     """Re-ranks rankings of one index by the methods of a chain such as `dba+aqe+two`.
 
-    `chain` is as in `chain.parse`, `distance` that of the rankings. Raises `InputError` where the chain
-    is not allowed, or a method is too costly for the index.
+    `chain` is as in `chain.parse`, `distance` that of the rankings; paths of photos start at `root`. Raises
+    `InputError` where the chain is not allowed, or a method is too costly for the index.
     """
 
-    def __init__(self, chain: str, index: Store, distance: str, options: RerankOptions) -> None:
+    def __init__(
+        self, chain: str, index: Store, distance: str, options: RerankOptions, root: Path = Path()
+    ) -> None:
         try:
             names = parse(chain)
         except ValueError as error:
             raise InputError(f"rerank: {error}") from None
-        searched = Index(index, distance)
+        searched = Index(index, distance, root)
         self._steps = [STEPS[name](searched, options) for name in names if name in STEPS]
         self._two = "two" in names
-        self._names, self._classes = numbered([photo.class_image for photo in index.photos])
+        self.classes, self._classes = numbered([photo.class_image for photo in index.photos])
         self._vote_depth = options.vote_depth
 
     def rerank(
         self, photos: Sequence[Source], descriptors: Floats, ranking: Block
-    ) -> tuple[Block, list[str]]:
-        """The new rankings of some queries, and the class voted for each, '' for none.
+    ) -> tuple[Block, NDArray[np.intp]]:
+        """The new rankings of some queries, and their votes: (Q, classes).
 
         The vote is on the ranking that all methods but `two` leave.
         """
         queries = Queries(photos, descriptors, ranking)
         for step in self._steps:
             queries = step(queries)
-        voted = labels.vote(queries.ranking, self._classes, self._vote_depth)
-        final = labels.voted_first(queries.ranking, self._classes, voted) if self._two else queries.ranking
-        return final, ["" if vote < 0 else self._names[vote] for vote in voted]
+        votes = labels.count_votes(queries.ranking, self._classes, self._vote_depth)
+        if not self._two:
+            return queries.ranking, votes
+        return labels.voted_first(queries.ranking, self._classes, labels.winners(votes)), votes
+
+    def voted(self, votes: NDArray[np.intp]) -> list[str]:
+        """The class that most of the `votes` (Q, classes) of each query are for, '' for none."""
+        return ["" if winner < 0 else self.classes[winner] for winner in labels.winners(votes)]

@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -72,8 +73,22 @@ def copy_of_repository(folder: Path) -> Project:
 def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
     """The pipeline after `dvc repro` on a hundred small drawn photos, all committed."""
     project = copy_of_repository(tmp_path_factory.mktemp("project"))
-    project.set(model="pretrained", demo__photos=10, pretrained__image_size=96, gallery__queries=2)
+    project.set(
+        model="pretrained",
+        demo__photos=10,
+        pretrained__image_size=96,
+        extract__engine="torch",  # which need not be converted to
+        gallery__queries=2,
+    )
     project.dvc("repro")
     project.run("git", "add", "--all")
     project.run("git", "commit", "--quiet", "--message", "First results")
     return project
+
+
+@pytest.fixture
+def at_first(project: Project) -> Iterator[Project]:
+    """The project as committed, before and after the test."""
+    yield project
+    project.run("git", "checkout", "--quiet", "--", ".")
+    project.dvc("checkout", "--quiet")

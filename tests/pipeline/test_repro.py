@@ -12,14 +12,6 @@ from .conftest import Project
 LATER = ["retrieve", "rerank", "evaluate", "gallery"]
 
 
-@pytest.fixture
-def at_first(project: Project):
-    """The project as committed, before and after the test."""
-    yield project
-    project.run("git", "checkout", "--quiet", "--", ".")
-    project.dvc("checkout", "--quiet")
-
-
 def metrics(project: Project) -> dict[str, float]:
     return json.loads((project.root / "reports/metrics.json").read_text())
 
@@ -71,7 +63,7 @@ def test_another_backbone_and_back_is_restored_from_the_cache(at_first: Project)
     ("setting", "message"),
     [
         ("model=finetund", "model: 'finetund' is not allowed: input should be 'pretrained', 'finetuned' or"),
-        ("dataset=paris", "dataset: there is no folder data/paris/images; expected one folder of photos per"),
+        ("dataset=paris", "data/paris/images: no such folder; expected one folder of photos per landmark"),
         ("distance=L5", "distance: 'L5' is not allowed: input should be 'L1', 'L2' or 'L3'"),
         (
             "rerank=two+dba",

@@ -6,9 +6,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from landmarks.rankings import Block
-from landmarks.rerankers.labels import vote, voted_first
+from landmarks.rerankers.labels import count_votes, voted_first, winners
 
 A, B, C = 0, 1, 2
+
+
+def vote(block, classes, depth):
+    return winners(count_votes(block, classes, depth))
 
 
 @st.composite

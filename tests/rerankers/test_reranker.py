@@ -40,7 +40,9 @@ def reranked(chain, queries, index, distance="L2", depth=None, chosen=OPTIONS):
     """The rankings as retrieved and as re-ranked, and the classes voted."""
     block = next(iter(rankings.retrieve(queries, index, distance, depth, 1 << 26)))
     photos = [Path(photo.image_path) for photo in queries.photos]
-    return block, *Reranker(chain, index, distance, chosen).rerank(photos, queries.features, block)
+    reranker = Reranker(chain, index, distance, chosen)
+    final, votes = reranker.rerank(photos, queries.features, block)
+    return block, final, reranker.voted(votes)
 
 
 def chains():

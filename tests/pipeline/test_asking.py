@@ -1,0 +1,35 @@
+"""A question on the command line has the answer that the pipeline gives."""
+
+import json
+import sys
+
+import numpy as np
+import pytest
+
+from landmarks import rankings
+
+from .conftest import Project
+
+
+@pytest.mark.parametrize(("distance", "rerank"), [("L1", "one"), ("L3", "two")])
+def test_query_answers_as_the_pipeline_ranks(at_first: Project, distance: str, rerank: str):
+    at_first.set(distance=distance, rerank=rerank)
+    at_first.dvc("repro", "rerank")
+    with rankings.opened(at_first.root / "rankings/reranked.h5") as ranked:
+        queries, predicted = ranked.queries, ranked.predicted
+        rows, distances = ranked.rows[:], ranked.distances[:]
+        index = ranked.index
+
+    code = "from landmarks.cli import main; main()"
+    photos = [photo.image_path for photo in queries]
+    asked = [sys.executable, "-c", code, "query", "--json", "--top", str(len(index)), *photos]
+    answers = [json.loads(line) for line in at_first.run(*asked).stdout.splitlines()]
+    assert [answer["photo"] for answer in answers] == photos
+    assert [answer["landmark"] for answer in answers] == predicted
+    for answer, row, distance in zip(answers, rows, distances, strict=True):
+        results = answer["results"]
+        assert [result["row"] for result in results] == row.tolist()
+        assert [(result["image_path"], result["class_image"]) for result in results] == [
+            index[r] for r in row
+        ]
+        np.testing.assert_allclose([result["distance"] for result in results], distance, rtol=1e-5)

@@ -1,0 +1,93 @@
+import sys
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from landmarks import engines, images, trunks
+from landmarks.engines import Execution, Photos
+from landmarks.errors import InputError
+
+SIZE = 64
+
+
+@pytest.fixture(scope="module")
+def trunk():
+    return trunks.pretrained("resnet18", "random", SIZE, "avgpool", seed=0)
+
+
+@pytest.fixture
+def photos(tmp_path, make_photo):
+    return [make_photo(tmp_path / f"{number}.jpg", number, size=(300, 200)) for number in range(9)]
+
+
+def described(trunk, photos, batch_size=4, **execution):
+    trunk.execution = Execution(**execution)
+    return np.concatenate(list(trunk.describe(photos, batch_size)))
+
+
+def cosines(a, b):
+    return (a * b).sum(axis=1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)
+
+
+@pytest.mark.parametrize(
+    ("execution", "closeness"),
+    [
+        ({"engine": "torch"}, 0.999999),
+        ({"engine": "openvino"}, 0.999999),
+        ({"engine": "torch", "precision": "bfloat16"}, 0.99),
+        ({"engine": "openvino", "precision": "bfloat16"}, 0.99),
+    ],
+    ids=lambda value: "-".join(value.values()) if isinstance(value, dict) else None,
+)
+def test_every_engine_gives_what_the_network_gives(trunk, photos, execution, closeness):
+    pixels = np.stack([images.read_square(photo, SIZE) for photo in photos])
+    mean, std = (np.array(values, np.float32) for values in (trunk.options.mean, trunk.options.std))
+    with torch.inference_mode():
+        expected = trunk.net(
+            torch.from_numpy((pixels / 255 - mean) / std).float().permute(0, 3, 1, 2)
+        ).numpy()
+    found = described(trunk, photos, **execution)
+    assert cosines(found, expected).min() > closeness
+    np.testing.assert_allclose(np.abs(found).sum(axis=1), 1, rtol=1e-5)
+
+
+@pytest.mark.parametrize("engine", ["torch", "openvino"])
+def test_the_content_of_a_file_is_described_like_the_file(trunk, photos, engine):
+    paths = described(trunk, photos[:2], engine=engine)
+    contents = described(trunk, [photo.read_bytes() for photo in photos[:2]], engine=engine)
+    np.testing.assert_array_equal(contents, paths)
+
+
+def test_openvino_gives_the_same_bits_in_any_batch(trunk, photos):
+    whole = described(trunk, photos, 9, engine="openvino")
+    np.testing.assert_array_equal(described(trunk, photos[3:5], 1, engine="openvino"), whole[3:5])
+
+
+def test_openvino_does_not_tell_its_maker(trunk, photos):
+    described(trunk, photos[:1], engine="openvino")
+    assert sys.modules["openvino_telemetry"] is None
+
+
+def test_a_network_that_openvino_does_not_take_is_told():
+    class Odd(nn.Module):
+        def forward(self, photos):
+            return torch.linalg.eig(photos[:, 0])[0].real
+
+    with pytest.raises(InputError, match=r"does not take this network \(.*aten::linalg_eig\); set it to"):
+        engines.openvino(Photos(Odd(), (0, 0, 0), (1, 1, 1)), SIZE, "float32")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_not_there_is_told(trunk, photos):
+    with pytest.raises(InputError, match=r"extract\.device: cuda, but torch finds no GPU"):
+        described(trunk, photos, device="cuda")
+
+
+def test_openvino_compiles_a_network_once_for_photos_described_one_by_one(trunk, photos, monkeypatch):
+    import openvino
+
+    described(trunk, photos[:1], engine="openvino")
+    monkeypatch.setattr(openvino, "convert_model", None)
+    described(trunk, photos[1:2], engine="openvino")

@@ -1,0 +1,61 @@
+"""The two READMEs say the same: what is not prose in them is equal, section by section."""
+
+import re
+from itertools import zip_longest
+from pathlib import Path
+
+import pytest
+import typer
+
+from landmarks.cli import app
+
+ROOT = Path(__file__).parents[1]
+ENGLISH, CHINESE = "README.md", "README.zh.md"
+
+
+def sections(name: str) -> list[str]:
+    return re.split(r"^## ", (ROOT / name).read_text(encoding="utf-8"), flags=re.MULTILINE)
+
+
+def blocks(text: str) -> list[str]:
+    return re.findall(r"^```.*?^```$", text, re.MULTILINE | re.DOTALL)
+
+
+def code(text: str) -> set[str]:
+    return set(re.findall(r"`([^`\n]+)`", re.sub(r"^```.*?^```$", "", text, flags=re.MULTILINE | re.DOTALL)))
+
+
+def test_both_have_the_same_commands_names_and_figures():
+    for english, chinese in zip_longest(sections(ENGLISH), sections(CHINESE), fillvalue=""):
+        heading = english.partition("\n")[0]
+        assert blocks(chinese) == blocks(english), heading
+        assert code(chinese) == code(english), heading
+        rows = [
+            [line for line in text.splitlines() if re.match(r"\|.*\d\.\d", line)]
+            for text in (english, chinese)
+        ]
+        assert rows[0] == rows[1], heading
+
+
+@pytest.mark.parametrize("name", [ENGLISH, CHINESE])
+def test_links_lead_somewhere(name):
+    text = (ROOT / name).read_text(encoding="utf-8")
+    headings = {
+        heading.lower().replace(" ", "-").translate({ord(char): None for char in ",，:：?？"})
+        for heading in re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+    }
+    links = re.findall(r"\]\(([^)]+)\)", text)
+    assert len(links) > 5
+    for link in links:
+        path, _, anchor = link.partition("#")
+        assert not path or (ROOT / path).exists(), link
+        assert path or anchor in headings, link
+    assert (CHINESE if name == ENGLISH else ENGLISH) in links
+
+
+@pytest.mark.parametrize("name", [ENGLISH, CHINESE])
+def test_the_commands_of_landmarks_exist(name):
+    text = (ROOT / name).read_text(encoding="utf-8")
+    named = set(re.findall(r"\blandmarks ([a-z][a-z-]+)", "\n".join([*blocks(text), *code(text)])))
+    assert {"predict", "query", "time"} <= named
+    assert named <= set(typer.main.get_command(app).commands)
