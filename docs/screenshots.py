@@ -5,6 +5,7 @@ import json
 import shutil
 import subprocess
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 
 from PIL import Image
@@ -25,25 +26,27 @@ def main() -> None:
         "0",
         "--json",
     ]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server, sync_playwright() as driver:
+    with ExitStack() as stack:
+        server = stack.enter_context(subprocess.Popen(command, stdout=subprocess.PIPE, text=True))
+        stack.callback(server.terminate)
+        driver = stack.enter_context(sync_playwright())
         assert server.stdout
         address = json.loads(server.stdout.readline())["url"]
         browser = driver.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
         page = browser.new_page(viewport={"width": 1240, "height": 800}, reduced_motion="reduce")
         # The query of the evaluation that was answered worst, of those whose first result is right.
-        with page.request.get(f"{address}api/evaluation/queries?limit=200") as answer:
-            queries = answer.json()["queries"]
+        queries = page.request.get(f"{address}api/evaluation/queries?limit=200").json()["queries"]
         number = next(one["number"] for one in queries if one["results"][0]["landmark"] == one["landmark"])
         page.goto(f"{address}#/query/{number}")
         page.check("input[value=two]", force=True)
-        page.wait_for_selector("#results .up")
+        page.wait_for_load_state("networkidle")
+        page.reload()  # the first answer waited for the model to load
         save(page, "page-query.png")
         page.goto(f"{address}#/evaluation")
         page.wait_for_selector(".case")
         page.set_viewport_size({"width": 1240, "height": 1500})
         save(page, "page-evaluation.png")
         browser.close()
-        server.terminate()
 
 
 def save(page: Page, name: str) -> None:
