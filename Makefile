@@ -4,7 +4,7 @@ PYTHON ?= python3
 INSTALLED = $(VENV)/.installed
 export PATH := $(abspath $(VENV))/bin:$(PATH)
 
-.PHONY: repro test test-slow check lock
+.PHONY: repro test test-slow check lock screenshots
 
 repro: $(INSTALLED)
 	dvc repro
@@ -19,6 +19,10 @@ check: $(INSTALLED)
 	ruff check
 	ruff format --check
 	mypy
+
+# Of the page, for the README: needs Chromium and a finished `make repro`.
+screenshots: $(INSTALLED)
+	python docs/screenshots.py
 
 # The newest versions that pyproject.toml allows; torch and torchvision are a pair that is known to work.
 lock: $(INSTALLED)

@@ -1,5 +1,6 @@
 """`geometric`: results come first that show what the query shows, from another side."""
 
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache, partial
@@ -115,13 +116,19 @@ def verified(
     return np.fromiter(counts, np.intp, len(others))
 
 
+_alone = threading.Lock()
+
+
 @contextmanager
 def one_thread_each() -> Iterator[None]:
-    """Keep OpenCV and BLAS to the thread that calls them, where there is one a core already."""
-    before = cv2.getNumThreads()
-    cv2.setNumThreads(1)
-    try:
-        with threadpool_limits(1):
+    """Keep OpenCV and BLAS to the thread that calls them, where there is one a core already.
+
+    These are settings of the whole process, so who comes second waits.
+    """
+    with _alone, threadpool_limits(1, user_api="blas"):
+        before = cv2.getNumThreads()
+        cv2.setNumThreads(1)
+        try:
             yield
-    finally:
-        cv2.setNumThreads(before)
+        finally:
+            cv2.setNumThreads(before)

@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable
 from hashlib import sha256
 from importlib import resources
 from ipaddress import ip_address
+from typing import get_args
 
 import uvicorn
 from fastapi import FastAPI, Request, Response
@@ -18,6 +19,7 @@ from PIL import Image
 
 from landmarks.asking import Index
 from landmarks.errors import InputError
+from landmarks.params import Distance
 from landmarks.serving import api
 from landmarks.serving.guard import HEADERS, LOOPBACK, Guard
 from landmarks.serving.service import Service
@@ -78,7 +80,9 @@ def serve(index: Index, listening: socket.socket, hosts: frozenset[str] | None) 
 
 
 def _warm(index: Index) -> None:
-    """Load the model, which takes seconds, before the first photo comes."""
+    """Load the model and compile the search, which take seconds, before the first photo comes."""
+    for distance in get_args(Distance):
+        index.answer(index.features[:1], distance)
     with io.BytesIO() as file:
         Image.effect_noise((64, 64), 64).save(file, "PNG")
         index.describe([file.getvalue()])

@@ -69,12 +69,18 @@ class Service:
         descriptor = self._descriptors.get(digest)
         if descriptor is None:
             try:
-                descriptor = await to_thread.run_sync(self.index.describe, [photo], limiter=self._asking)
+                descriptor = await to_thread.run_sync(self._describe, photo, limiter=self._asking)
             except InputError as error:
                 reason = str(error).removeprefix("photo: ")
                 raise HTTPException(422, f"The photo cannot be read: {reason}.") from None
             self._descriptors.keep(digest, descriptor)
         return descriptor
+
+    def _describe(self, photo: bytes) -> Floats:
+        try:
+            return self.index.describe([photo])
+        finally:
+            uploads.release()
 
     async def answer(
         self,

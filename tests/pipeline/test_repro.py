@@ -41,6 +41,14 @@ def test_rerank_alone_does_not_search_again(at_first: Project):
     assert "retrieve" not in at_first.stages_run("repro")
 
 
+def test_methods_are_joined_in_an_experiment_and_run_from_rerank_on(at_first: Project):
+    ran = at_first.stages_run("exp", "run", "-S", "rerank=dba+geometric+aqe+k_reciprocal+two")
+    assert sorted(ran) == ["evaluate", "gallery", "rerank"]
+    with h5py.File(at_first.root / "rankings/reranked.h5") as file:
+        assert file.attrs["rerank"] == "dba+geometric+aqe+k_reciprocal+two"
+        assert (np.sort(file["rows"]) == np.arange(10)).all()
+
+
 def test_another_backbone_and_back_is_restored_from_the_cache(at_first: Project):
     first = metrics(at_first)
     at_first.set(backbone="resnet18", weights="random")
@@ -57,6 +65,10 @@ def test_another_backbone_and_back_is_restored_from_the_cache(at_first: Project)
         ("model=finetund", "model: 'finetund' is not allowed: input should be 'pretrained', 'finetuned' or"),
         ("dataset=paris", "data/paris/images: no such folder; expected one folder of photos per landmark"),
         ("distance=L5", "distance: 'L5' is not allowed: input should be 'L1', 'L2' or 'L3'"),
+        (
+            "rerank=two+dba",
+            "rerank: 'two+dba' is not allowed: two votes on the final ranking, and dba after it",
+        ),
         ("rerank_options.vote_depth=0", "rerank_options.vote_depth: 0 is not allowed"),
         ("retrieve.depth=many", "retrieve.depth: 'many' is not allowed"),
         ("+retrieve.dept=3", "retrieve.dept: no such parameter; did you mean depth?"),

@@ -31,8 +31,8 @@ export const fileName = (path) => path.slice(path.lastIndexOf("/") + 1);
 export const far = (distance) =>
   distance === null ? "∞" : distance === 0 ? "0" : distance >= 100 ? distance.toFixed(0) : distance.toPrecision(3);
 
-/** "1 photo", "2 photos". */
-export const count = (number, noun) => `${number.toLocaleString("en")} ${noun}${number === 1 ? "" : "s"}`;
+/** "1 query", "2 queries". */
+export const count = (number, one, many = `${one}s`) => `${number.toLocaleString("en")} ${number === 1 ? one : many}`;
 
 /** The JSON at `path`. Throws an error whose message is a sentence for people. */
 export async function ask(path, request) {

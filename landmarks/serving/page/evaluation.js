@@ -52,7 +52,7 @@ function draw({ metrics, landmarks, confusion, curve }) {
   return [
     h("div", { class: "title" },
       h("h1", {}, "Evaluation"),
-      queries && index && h("p", {}, `${count(queries, "query").replace("querys", "queries")} against ${count(index, "photo")}`)),
+      queries && index && h("p", {}, `${count(queries, "query", "queries")} against ${count(index, "photo")}`)),
     h("dl", { class: "metrics" }, Object.entries(shares).map(([name, value]) => {
       const [title, meaning] = MEANING[name] ?? [name, ""];
       return h("div", {}, h("dt", {}, title), h("dd", { class: "value" }, COUNTED.test(name) ? `${value}` : fixed(value)), h("dd", { class: "small" }, meaning));

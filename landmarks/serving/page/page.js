@@ -187,7 +187,7 @@ function arrange(results, landmark, how, again) {
     tile.querySelector("a").href = address("photo", row, { ...how, top: null });
     tile.querySelector(".rank").textContent = result.rank;
     tile.querySelector(".far").textContent = far(result.distance);
-    const moved = again && ranks.size ? move(ranks.get(row), result.rank) : null;
+    const moved = again && result.rank <= ranks.size ? move(ranks.get(row), result.rank) : null;
     tile.querySelector(".move").replaceChildren(...(moved ? [moved] : []));
     return tile;
   });
