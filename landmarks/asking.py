@@ -57,7 +57,8 @@ class Answer(NamedTuple):
                 {
                     "rank": result.rank,
                     "row": result.row,
-                    **result.photo._asdict(),
+                    "image_path": result.photo.image_path,
+                    "class_image": result.photo.class_image,
                     "distance": _finite(result.distance),
                 }
                 for result in self.results

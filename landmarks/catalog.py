@@ -13,9 +13,10 @@ from tqdm import tqdm
 
 from landmarks.errors import InputError
 from landmarks.files import replacing
-from landmarks.images import decode, in_order
+from landmarks.images import Box, Crop, Source, decode, in_order
 
 HEADER = ("image_path", "class_image")
+BOX = ("x1", "y1", "x2", "y2")
 
 
 class Photo(NamedTuple):
@@ -25,6 +26,14 @@ class Photo(NamedTuple):
     """Relative to the root of the repository, with `/`."""
     class_image: str
     """The landmark: the name of the first folder below `images/`, any Unicode."""
+    box: Box | None = None
+    """What of a query is searched for, None for the whole photo."""
+
+    @property
+    def source(self) -> Source:
+        """The photo, or what of it lies in the box."""
+        path = Path(self.image_path)
+        return Crop(path, self.box) if self.box else path
 
 
 class Rejected(NamedTuple):
@@ -34,12 +43,12 @@ class Rejected(NamedTuple):
     reason: str
 
 
-def scan(images: Path, max_pixels: int) -> tuple[list[Photo], list[Rejected]]:
+def scan(images: Path, max_pixels: int, keep_copies: bool = False) -> tuple[list[Photo], list[Rejected]]:
     """Sort every file below `images` into photos and rejected files, both by path.
 
     Each photo is proved to decode whole. Hidden files and folders are ignored. Of photos that are
-    the same byte for byte the first one by path stays. Raises `InputError` where `images` is missing,
-    holds no class folder or no usable photo.
+    the same byte for byte the first one by path stays, unless `keep_copies`. Raises `InputError` where
+    `images` is missing, holds no class folder or no usable photo.
     """
     expected = landmark_folders(images)
     files = sorted(visible_files(images), key=lambda path: path.as_posix())
@@ -51,7 +60,7 @@ def scan(images: Path, max_pixels: int) -> tuple[list[Photo], list[Rejected]]:
         files, tqdm(checks, "checking photos", len(files), unit="photo"), strict=True
     ):
         name = path.as_posix()
-        if not reason and (first := first_with.setdefault(digest, name)) != name:
+        if not reason and not keep_copies and (first := first_with.setdefault(digest, name)) != name:
             reason = f"the same photo, byte for byte, as {first}"
         if reason:
             rejected.append(Rejected(printable(path), reason))
@@ -125,11 +134,29 @@ def write_rows(path: Path, header: Sequence[str], rows: Iterable[Sequence[object
         writer.writerows(rows)
 
 
+def write_photos(path: Path, photos: Sequence[Photo]) -> None:
+    """Write a file of photos, with the columns `BOX` where one of them has a box."""
+    if any(photo.box for photo in photos):
+        write_rows(path, HEADER + BOX, ((*photo[:2], *box_columns(photo.box)) for photo in photos))
+    else:
+        write_rows(path, HEADER, (photo[:2] for photo in photos))
+
+
 def read_photos(path: Path) -> list[Photo]:
     """Read a file of photos. Every value is text: a class `001` or `NA` stays what it is.
 
-    Raises `InputError` where the file is missing, not UTF-8, or its columns are not `HEADER`.
+    Raises `InputError` where the file is missing, not UTF-8, its columns are not `HEADER`, with or
+    without `BOX`, or a box is not four numbers or empty.
     """
+    header, rows = read_rows(path, HEADER, HEADER + BOX)
+    for place, row in rows:
+        if len(row) != len(header) or not all(row[:2]):
+            raise InputError(f"{place}: {row} is not an image path and a class")
+    return [Photo(row[0], row[1], parse_box(row[2:], place)) for place, row in rows]
+
+
+def read_rows(path: Path, *headers: Sequence[str]) -> tuple[tuple[str, ...], list[tuple[str, list[str]]]]:
+    """The header of a CSV file, which is one of `headers`, and its rows, each with its place for errors."""
     try:
         with path.open(encoding="utf-8", newline="") as file:
             header, *rows = list(csv.reader(file)) or [[]]
@@ -137,12 +164,32 @@ def read_photos(path: Path) -> list[Photo]:
         raise InputError(f"{path}: no such file; `dvc repro` makes it") from None
     except (UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{path}: not a CSV file in UTF-8 ({error})") from None
-    if tuple(header) != HEADER:
-        raise InputError(f"{path}: the header is {','.join(header)!r}, expected {','.join(HEADER)!r}")
-    for number, row in enumerate(rows, 2):
-        if len(row) != len(HEADER) or not all(row):
-            raise InputError(f"{path}, row {number}: {row} is not an image path and a class")
-    return [Photo(*row) for row in rows]
+    if tuple(header) not in [tuple(expected) for expected in headers]:
+        allowed = " or ".join(repr(",".join(expected)) for expected in headers)
+        raise InputError(f"{path}: the header is {','.join(header)!r}, expected {allowed}")
+    return tuple(header), [(f"{path}, row {number}", row) for number, row in enumerate(rows, 2)]
+
+
+def parse_box(values: Sequence[str], place: str) -> Box | None:
+    """The box in the columns `BOX`, None where all are empty."""
+    if not any(values):
+        return None
+    try:
+        x1, y1, x2, y2 = map(float, values)
+        whole = np.isfinite([x1, y1, x2, y2]).all() and x1 < x2 and y1 < y2
+    except ValueError:
+        whole = False
+    if not whole:
+        raise InputError(
+            f"{place}: {','.join(values)!r} is not a box: x1,y1,x2,y2 in pixels, x1 < x2 and y1 < y2; "
+            "leave all four empty for the whole photo"
+        )
+    return x1, y1, x2, y2
+
+
+def box_columns(box: Box | None) -> list[str]:
+    """`box` as the columns `BOX`."""
+    return [repr(float(corner)).removesuffix(".0") for corner in box] if box else [""] * len(BOX)
 
 
 def numbered(names: Sequence[str]) -> tuple[list[str], NDArray[np.intp]]:

@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
 
 import typer
 
-from landmarks import params
+from landmarks import cli_datasets, params
 from landmarks.errors import InputError
 
 if TYPE_CHECKING:  # each command imports what it needs, so that --help is there at once
     from landmarks.asking import Answer, Index
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False)
+app.add_typer(cli_datasets.app)
 
 MODEL = Path("models/model.safetensors")
 RESULTS = ("query_path", "predicted_class", "rank", "distance", "image_path", "class_image")
@@ -279,8 +280,8 @@ def _print(photo: Path, answer: "Answer | InputError", as_json: bool, results: b
         votes = ", ".join(f"{name} {count}" for name, count in answer.votes.items()) or "none"
         print(f"{photo}: {_told(answer)} (votes: {votes}; nearest {answer.nearest:.4f})")
         for result in answer.results if results else []:
-            place, name = result.photo
-            print(f"{result.rank:4}  {result.distance:.4f}  {name}  {place}")
+            found = result.photo
+            print(f"{result.rank:4}  {result.distance:.4f}  {found.class_image}  {found.image_path}")
 
 
 def _told(answer: "Answer") -> str:
@@ -317,7 +318,8 @@ def _save(out: Path, index: "Index", photo: Path, answer: "Answer") -> list[tupl
             source = index.root / found.image_path
             copy = _short(f"{rank:02} {found.class_image} {source.stem}", source.suffix)
             shutil.copyfile(source, out / name / copy)
-            rows.append((printable(photo), answer.landmark or NO_CLASS, rank, f"{distance:.6g}", *found))
+            told = answer.landmark or NO_CLASS, rank, f"{distance:.6g}"
+            rows.append((printable(photo), *told, found.image_path, found.class_image))
     return rows
 
 

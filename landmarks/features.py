@@ -73,12 +73,12 @@ def _describe(
             done = 0
             file.truncate(0)
             file.write(fingerprint.encode())
-        paths = [Path(photo.image_path) for photo in photos]
-        with tqdm(total=len(paths), initial=done, desc=f"describing {partial.stem}", unit="photo") as bar:
-            for block in describer.describe(paths[done:], batch_size):
+        sources = [photo.source for photo in photos]
+        with tqdm(total=len(sources), initial=done, desc=f"describing {partial.stem}", unit="photo") as bar:
+            for block in describer.describe(sources[done:], batch_size):
                 finite = np.isfinite(block).all(axis=1)
                 if not finite.all():
-                    path = paths[done + int(finite.argmin())]
+                    path = photos[done + int(finite.argmin())].image_path
                     raise InputError(
                         f"{path}: its descriptor is not finite; the weights of the model are broken"
                     )

@@ -6,11 +6,10 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
-from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
-from landmarks.images import read
+from landmarks.images import Source, read
 from landmarks.params import Geometric
 
 TILE = (220, 165)
@@ -27,7 +26,7 @@ RIGHT, WRONG, QUERY = "#1a9850", "#d73027", "#444444"
 class Tile:
     """A photo of a contact sheet with the lines below it; `right` is None where that is no question."""
 
-    path: Path
+    photo: Source
     lines: Sequence[str]
     right: bool | None
 
@@ -45,7 +44,7 @@ def contact_sheet(tiles: Sequence[Tile]) -> Image.Image:
     for place, tile in enumerate(tiles):
         left, top = GAP + place % COLUMNS * step, GAP + place // COLUMNS * row_height
         colour = QUERY if tile.right is None else RIGHT if tile.right else WRONG
-        photo = ImageOps.pad(read(tile.path, 2 * max(TILE)), TILE, color="#eeeeee")
+        photo = ImageOps.pad(read(tile.photo, 2 * max(TILE)), TILE, color="#eeeeee")
         sheet.paste(ImageOps.expand(photo, FRAME, colour), (left, top))
         for number, line in enumerate(tile.lines[:TEXT_LINES]):
             below = top + height + 2 * FRAME + 3 + number * (FONT_SIZE + 4)
@@ -53,7 +52,7 @@ def contact_sheet(tiles: Sequence[Tile]) -> Image.Image:
     return sheet
 
 
-def match_sheet(query: Path, results: Sequence[Path], options: Geometric) -> Image.Image:
+def match_sheet(query: Source, results: Sequence[Source], options: Geometric) -> Image.Image:
     """The query and each of its results side by side, a row a result, with lines from inlier to inlier.
 
     Of more than `LINES` inliers every second is drawn, every third, and so on.
@@ -71,9 +70,9 @@ def match_sheet(query: Path, results: Sequence[Path], options: Geometric) -> Ima
         pairs = inliers(of_query, of_result, options)
         drawn = pairs[:: -(-len(pairs) // LINES) or 1]
         ends = []
-        for column, (path, local) in enumerate(((query, of_query), (result, of_result))):
+        for column, (shown, local) in enumerate(((query, of_query), (result, of_result))):
             corner = (GAP + column * (width + GAP), GAP + place * step)
-            photo = ImageOps.contain(read(path), TILE)
+            photo = ImageOps.contain(read(shown), TILE)
             sheet.paste(photo, corner)
             ends.append(local.points[drawn[:, column]] * (photo.width / local.size[0]) + corner)
         for start, end in zip(*ends, strict=True):
@@ -153,7 +152,7 @@ def _items(row: Sequence[Tile]) -> Iterator[str]:
         name = f"result {place}" if place else "query"
         below = "".join(f"<span>{_bdi(line)}</span>" for line in others)
         yield (
-            f'<li class="{verdict}"><figure><img src="{_data_uri(tile.path)}" '
+            f'<li class="{verdict}"><figure><img src="{_data_uri(tile.photo)}" '
             f'alt="{escape(f"{name}: {first}")}" width="{TILE[0]}" height="{TILE[1]}" loading="lazy">'
             f"<figcaption><span>{name} <b>{verdict}</b></span>{_bdi(first)}{below}</figcaption></figure></li>"
         )
@@ -164,8 +163,8 @@ def _bdi(text: object) -> str:
     return f"<bdi>{escape(str(text))}</bdi>"
 
 
-def _data_uri(path: Path) -> str:
-    photo = read(path, 2 * max(TILE))
+def _data_uri(source: Source) -> str:
+    photo = read(source, 2 * max(TILE))
     photo.thumbnail(TILE)
     content = io.BytesIO()
     photo.save(content, "JPEG", quality=80, comment=b"")

@@ -10,7 +10,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,14 +33,27 @@ _UPRIGHT: dict[object, Image.Transpose] = {
     8: Image.Transpose.ROTATE_90,
 }
 
-Source = Path | bytes
+Stored = Path | bytes
 """A photo: the path of its file, or the content of one."""
+
+Box = tuple[float, float, float, float]
+"""x1, y1, x2, y2: opposite corners, in pixels of the upright photo from its top left."""
+
+
+class Crop(NamedTuple):
+    """What of the photo `path` lies in `box`."""
+
+    path: Path
+    box: Box
+
+
+Source = Stored | Crop
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-def decode(source: Source, max_pixels: int | None = None, at_least: int | None = None) -> Image.Image:
+def decode(source: Stored, max_pixels: int | None = None, at_least: int | None = None) -> Image.Image:
     """The first frame of the photo `source`, in whatever mode it is stored, decoded to the last pixel.
 
     Where a JPEG's sides stay `at_least` that long it is decoded at 1/2, 1/4 or 1/8 of its size, which
@@ -59,7 +72,7 @@ def decode(source: Source, max_pixels: int | None = None, at_least: int | None =
         return image
 
 
-def dimensions(source: Source) -> tuple[int, int]:
+def dimensions(source: Stored) -> tuple[int, int]:
     """Width and height of what `decode` would decode, in pixels, told by the header alone.
 
     Raises `ValueError` as `decode` does.
@@ -79,7 +92,7 @@ def _extent(image: Image.Image) -> tuple[int, int]:
 
 
 @contextmanager
-def _opened(source: Source) -> Iterator[Image.Image]:
+def _opened(source: Stored) -> Iterator[Image.Image]:
     """Open the photo `source`, its header read; whatever Pillow raises becomes a `ValueError`."""
     try:
         if isinstance(source, Path) and source.exists() and not source.is_file():
@@ -108,13 +121,29 @@ def _opened(source: Source) -> Iterator[Image.Image]:
 def read(source: Source, at_least: int | None = None) -> Image.Image:
     """The photo `source` upright (by its EXIF orientation) in mode RGB, `at_least` as in `decode`.
 
-    16-bit greys are scaled to 8 bits; transparent pixels show white. Raises `InputError` naming the
-    file where it does not decode.
+    16-bit greys are scaled to 8 bits; transparent pixels show white. The box of a `Crop` is rounded to
+    whole pixels and clipped to the photo. Raises `InputError` naming the file where it does not decode,
+    or the box is empty.
     """
+    if isinstance(source, Crop):
+        # Decoded whole: the box is in its pixels, and what is cut out may be small.
+        return _cropped(read(source.path), source)
     try:
         return to_rgb(decode(source, at_least=at_least))
     except ValueError as error:
         raise InputError(f"{source if isinstance(source, Path) else 'photo'}: {error}") from None
+
+
+def _cropped(image: Image.Image, crop: Crop) -> Image.Image:
+    left, top, right, bottom = (round(corner) for corner in crop.box)
+    box = max(left, 0), max(top, 0), min(right, image.width), min(bottom, image.height)
+    if box[0] >= box[2] or box[1] >= box[3]:
+        corners = ",".join(f"{corner:g}" for corner in crop.box)
+        raise InputError(
+            f"{crop.path}: the box {corners} (x1,y1,x2,y2) has no pixel of the photo, which is "
+            f"{image.width}x{image.height}"
+        )
+    return image.crop(box)
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

@@ -50,8 +50,9 @@ class CreateCsv(Section):
 
 
 class Split(Section):
-    """The share of each class that a part gets."""
+    """Which photos are queries, and the share of each class that a part gets."""
 
+    method: Literal["classes", "ground_truth"]
     train: Fraction
     val: Fraction
     test: Fraction
@@ -214,6 +215,8 @@ class RerankOptions(Section):
 class Evaluate(Section):
     """Scoring."""
 
+    protocol: Literal["classes", "oxford", "revisited"]
+    queries_in_index: bool
     reject_above: Annotated[float, Field(ge=0)] | None
     bootstrap: Annotated[int, Field(ge=0)]
 
@@ -248,6 +251,21 @@ class Params(Section):
     rerank_options: RerankOptions
     evaluate: Evaluate
     gallery: Gallery
+
+    @model_validator(mode="after")
+    def _ground_truth_where_it_is_scored(self) -> Self:
+        protocol = self.evaluate.protocol
+        if protocol != "classes" and self.split.method != "ground_truth":
+            raise ValueError(
+                f"evaluate.protocol: {protocol} scores the queries of a ground truth; set split.method to "
+                "ground_truth"
+            )
+        if self.evaluate.queries_in_index and protocol != "oxford":
+            raise ValueError(
+                "evaluate.queries_in_index: true is how evaluate.protocol: oxford was published, with "
+                f"{protocol} it must be false"
+            )
+        return self
 
 
 class _Loader(yaml.SafeLoader):
@@ -292,7 +310,7 @@ def _explain(detail: Any) -> str:
         return f"{name}: missing"
     message = detail["msg"].removeprefix("Value error, ")
     if detail["type"] == "value_error":
-        return f"{name}: {message}"
+        return f"{name}: {message}" if name else message
     return f"{name}: {detail['input']!r} is not allowed: {message[:1].lower()}{message[1:]}"
 
 

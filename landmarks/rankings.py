@@ -51,11 +51,13 @@ class Rankings:
             yield part, Block(self.rows[part], self.distances[part])
 
 
-def retrieve(queries: Store, index: Store, distance: str, depth: int | None, memory: int) -> Iterator[Block]:
+def retrieve(
+    queries: Store, index: Store, distance: str, depth: int | None, memory: int, keep_own: bool = False
+) -> Iterator[Block]:
     """Rank the index for each query, as many queries at a time as `memory` (bytes) has room for.
 
-    A row of the index with the query's own path is left out. K is the whole index, or `depth` where
-    that is less. Raises `InputError` where the two stores were not made by the same model.
+    A row of the index with the query's own path is left out, unless `keep_own`. K is the whole index, or
+    `depth` where that is less. Raises `InputError` where the two stores were not made by the same model.
     """
     names = [store.attributes["model_sha256"] for store in (queries, index)]
     if names[0] != names[1]:
@@ -66,7 +68,7 @@ def retrieve(queries: Store, index: Store, distance: str, depth: int | None, mem
     depth = ranking_depth(len(index.photos), depth)
     blanks = index.attributes.get("kind") == "vlad"  # whose zero vector is a photo without keypoints
     paths = [[photo.image_path for photo in store.photos] for store in (queries, index)]
-    own = own_rows(*paths)
+    own = np.full(len(paths[0]), NO_ROW) if keep_own else own_rows(*paths)
     bar = tqdm(total=len(own), desc=f"searching by {distance}", unit="query")
     at_once = max(1, min(1024, memory // (4 * bytes_a_query(index.features.shape[1], depth))))
     with bar:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from landmarks.catalog import numbered
+from landmarks.catalog import Photo, numbered
 from landmarks.errors import InputError
 from landmarks.rankings import NO_ROW, Rankings
 
@@ -115,10 +115,24 @@ class Report:
     recall_at_5: Scores
     curve: Scores
     """(101,): precision at `RECALLS`, the mean over the queries."""
+    positives: int
+    """Relevant photos of the index, summed over the queries."""
     index: int
 
+    def shows(self, query: int, image: Photo) -> bool | None:
+        """Whether `image` is a right result of the query; None where it does not count."""
+        return image.class_image == self.classes[query]
+
     def metrics(self, resamples: int) -> dict[str, float | int]:
-        """The figures of `reports/metrics.json`; the interval of map by `resamples`, 0 for none."""
+        """The figures of `reports/metrics.json`; the interval of map by `resamples`, 0 for none.
+
+        Raises `InputError` where nothing can be scored.
+        """
+        if not self.positives:
+            raise InputError(
+                "rankings: the index has no photo of any query's landmark, so there is nothing to score; "
+                "raise split.index"
+            )
         by_class = mean_by_class(self.reference_precision, numbered(self.classes)[1])
         interval = {}
         if resamples:
@@ -133,7 +147,8 @@ class Report:
             "recall_at_5": self.recall_at_5.mean(),
         }
         rounded = {name: round(float(value), 6) for name, value in figures.items()}
-        return {**rounded, "queries": len(self.classes), "index": self.index}
+        counts = {"queries": len(self.classes), "index": self.index, "positives": self.positives}
+        return {**rounded, **counts}
 
 
 def score(rankings: Rankings, reject_above: float | None) -> Report:
@@ -147,12 +162,6 @@ def score(rankings: Rankings, reject_above: float | None) -> Report:
     row_of = {photo.image_path: row for row, photo in enumerate(rankings.index)}
     own = np.array([photo.image_path in row_of for photo in rankings.queries], np.intp)
     positives = np.bincount(index_classes, minlength=len(names))[query_classes] - own
-
-    if not positives.any():
-        raise InputError(
-            "rankings: the index has no photo of any query's landmark, so there is nothing to score; "
-            "raise split.index"
-        )
 
     columns: list[tuple[Scores, ...]] = []
     curve = np.zeros(len(RECALLS))
@@ -179,6 +188,5 @@ def score(rankings: Rankings, reject_above: float | None) -> Report:
     answers = [name if total else NO_CLASS for name, total in zip(truth, positives, strict=True)]
     right = np.array([a == b for a, b in zip(predicted, answers, strict=True)], float)
     curve /= max(1, int(np.count_nonzero(positives)))
-    return Report(
-        truth, predicted, right, average, reference, first, five, recall, curve, len(rankings.index)
-    )
+    counts = int(positives.sum()), len(rankings.index)
+    return Report(truth, predicted, right, average, reference, first, five, recall, curve, *counts)

@@ -9,6 +9,7 @@ import numpy as np
 
 from landmarks.catalog import Photo
 from landmarks.errors import InputError
+from landmarks.ground_truth import GroundTruth, in_order
 
 PARTS = ("train", "val", "test", "index")
 
@@ -49,6 +50,38 @@ def split(
         if names:
             log.warning("too small for the %s part, by number of photos: %s", part, ", ".join(names))
     return {part: sorted(members) for part, members in parts.items()}
+
+
+def by_ground_truth(
+    photos: Sequence[Photo],
+    truth: GroundTruth,
+    fractions: Mapping[str, float],
+    seed: int,
+    queries_in_index: bool = False,
+) -> dict[str, list[Photo]]:
+    """Make `test` of the queries of `truth`, with their boxes, and `index` of all other photos.
+
+    With `queries_in_index` the index has all `photos`. `train` and `val` are drawn from the photos that are
+    no queries, `fractions` of each class as in `split`, and are in the index too: what is learned from them
+    is meant to search it. Raises `InputError` where there are no queries, or no other photos.
+    """
+    classes = {photo.image_path: photo.class_image for photo in photos}
+    test = [
+        Photo(query.image_path, classes[query.image_path], query.box)
+        for query in in_order(truth)
+        if query.image_path in classes
+    ]
+    if len(test) < len(truth) or not test:
+        raise InputError(f"ground truth: {len(test)} of its {len(truth)} queries are in the catalog")
+    queries = {photo.image_path for photo in test}
+    others = [photo for photo in photos if photo.image_path not in queries]
+    if not others:
+        raise InputError("ground truth: every photo is a query, there is none to be found")
+    rest = 1 - fractions["train"] - fractions["val"]
+    parts = split(
+        others, {"train": fractions["train"], "val": fractions["val"], "test": 0, "index": rest}, seed
+    )
+    return {**parts, "test": test, "index": sorted(photos if queries_in_index else others)}
 
 
 def apportion(total: int, fractions: Sequence[float]) -> list[int]:

@@ -3,20 +3,36 @@
 import logging
 from pathlib import Path
 
-from landmarks import catalog, params
-from landmarks.errors import run
+from landmarks import catalog, fetching, ground_truth, params
+from landmarks.errors import InputError, run
 
 
 def main() -> None:
     options = params.load()
     images = Path("data", options.dataset, "images")
-    photos, rejected = catalog.scan(images, options.create_csv.max_pixels)
-    catalog.write_rows(Path("data/catalog.csv"), catalog.Photo._fields, photos)
+    judged = options.split.method == "ground_truth"
+    # The ground truth says of copies, too, what they are.
+    photos, rejected = catalog.scan(images, options.create_csv.max_pixels, keep_copies=judged)
+    truth = read_truth(images.parent / "ground_truth.csv") if judged else {}
+    ground_truth.check(truth, photos, [file.path for file in rejected])
+    ground_truth.write(Path("data/ground_truth.csv"), truth)
+    catalog.write_photos(Path("data/catalog.csv"), photos)
     catalog.write_rows(Path("data/rejected.csv"), catalog.Rejected._fields, rejected)
     classes = {photo.class_image for photo in photos}
     logging.info("%d photos of %d landmarks", len(photos), len(classes))
     if rejected:
-        logging.warning("%d files rejected, see data/rejected.csv", len(rejected))
+        known = sum(Path(file.path).name in fetching.BROKEN for file in rejected)
+        published = f" ({known} were published broken)" if known else ""
+        logging.warning("%d files rejected%s, see data/rejected.csv", len(rejected), published)
+
+
+def read_truth(path: Path) -> ground_truth.GroundTruth:
+    if not path.exists():
+        raise InputError(
+            f"{path}: no such file, but split.method is ground_truth; `landmarks ground-truth` makes it from "
+            "published files, docs/ground-truth.md says how to write one"
+        )
+    return ground_truth.read(path)
 
 
 if __name__ == "__main__":

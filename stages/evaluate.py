@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from landmarks import catalog, params, rankings, scoring
+from landmarks import catalog, ground_truth, params, protocols, rankings, scoring
 from landmarks.errors import run
 from landmarks.files import replacing
 
@@ -18,7 +18,9 @@ SHOWN = 10
 def main() -> None:
     options = params.load()
     with rankings.opened(Path("rankings/reranked.h5")) as ranked:
-        report = scoring.score(ranked, options.evaluate.reject_above)
+        truth = ground_truth.read(Path("data/ground_truth.csv"))
+        protocol, queries_in_index = options.evaluate.protocol, options.evaluate.queries_in_index
+        report = protocols.score(ranked, truth, protocol, queries_in_index, options.evaluate.reject_above)
         catalog.write_rows(REPORTS / "results.csv", RESULTS, results(ranked, report))
     write_plots(report)
     metrics = report.metrics(options.evaluate.bootstrap)
@@ -36,7 +38,7 @@ def results(ranked: rankings.Rankings, report: scoring.Report) -> Iterator[tuple
         for query, predicted, rows, distances in queries:
             for rank, (row, distance) in enumerate(zip(rows[:SHOWN], distances, strict=False), 1):
                 if row != rankings.NO_ROW:
-                    yield *query, predicted, rank, f"{distance:.6g}", *ranked.index[row]
+                    yield *query[:2], predicted, rank, f"{distance:.6g}", *ranked.index[row][:2]
 
 
 def write_plots(report: scoring.Report) -> None:

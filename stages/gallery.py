@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from landmarks import gallery, params, rankings, scoring
+from landmarks import gallery, ground_truth, params, protocols, rankings, scoring
 from landmarks.errors import run
 from landmarks.files import explained
 
@@ -16,7 +16,9 @@ def main() -> None:
     options = params.load()
     shutil.rmtree(FOLDER, ignore_errors=True)
     with explained(FOLDER), rankings.opened(Path("rankings/reranked.h5")) as ranked:
-        report = scoring.score(ranked, options.evaluate.reject_above)
+        truth = ground_truth.read(Path("data/ground_truth.csv"))
+        protocol, queries_in_index = options.evaluate.protocol, options.evaluate.queries_in_index
+        report = protocols.score(ranked, truth, protocol, queries_in_index, options.evaluate.reject_above)
         precision = report.average_precision
         count = min(options.gallery.queries, len(precision))
         drawn = np.random.default_rng(options.gallery.seed).choice(len(precision), count, replace=False)
@@ -30,7 +32,7 @@ def main() -> None:
             for place, row in enumerate(rows, 1):
                 gallery.contact_sheet(row).save(FOLDER / folder / f"{place:02}.jpg", quality=85)
                 if options.gallery.matches:
-                    asked, *found = (tile.path for tile in row)
+                    asked, *found = (tile.photo for tile in row)
                     sheet = gallery.match_sheet(asked, found, options.rerank_options.geometric)
                     sheet.save(FOLDER / folder / f"{place:02}_matches.jpg", quality=85)
         metrics = {
@@ -51,12 +53,12 @@ def tiles(ranked: rankings.Rankings, report: scoring.Report, query: int, results
     photo = ranked.queries[query]
     precision, predicted = report.average_precision[query], report.predicted[query]
     lines = [photo.class_image, f"AP {precision:.2f}, taken for {predicted}"]
-    row = [gallery.Tile(Path(photo.image_path), lines, None)]
+    row = [gallery.Tile(photo.source, lines, None)]
     for place, distance in zip(ranked.rows[query, :results], ranked.distances[query], strict=False):
         if place != rankings.NO_ROW:
             found = ranked.index[place]
-            right = found.class_image == photo.class_image
-            row.append(gallery.Tile(Path(found.image_path), [found.class_image, f"{distance:.4f}"], right))
+            lines = [found.class_image, f"{distance:.4f}"]
+            row.append(gallery.Tile(found.source, lines, report.shows(query, found)))
     return row
 
 

@@ -20,12 +20,13 @@ def main() -> None:
         if (queries.photos, index.photos) != (retrieved.queries, retrieved.index):
             raise InputError(f"{RETRIEVED}: not a search in features/ as it is now; run `dvc repro` again")
         distance = retrieved.attributes["distance"]
-        reranker = Reranker(options.rerank, index, distance, options.rerank_options)
+        in_index = options.evaluate.queries_in_index
+        reranker = Reranker(options.rerank, index, distance, options.rerank_options, keep_own=in_index)
         predicted: list[str] = []
 
         def blocks() -> Iterator[rankings.Block]:
             for part, block in retrieved.blocks():
-                photos = [Path(photo.image_path) for photo in retrieved.queries[part]]
+                photos = [photo.source for photo in retrieved.queries[part]]
                 block, votes = reranker.rerank(photos, queries.features[part], block)
                 predicted.extend(reranker.voted(votes))
                 yield block

@@ -18,7 +18,14 @@ def main() -> None:
             queries.photos,
             index.photos,
             rankings.ranking_depth(len(index.photos), depth),
-            rankings.retrieve(queries, index, distance, depth, options.retrieve.memory << 20),
+            rankings.retrieve(
+                queries,
+                index,
+                distance,
+                depth,
+                options.retrieve.memory << 20,
+                options.evaluate.queries_in_index,
+            ),
             {**index.attributes, "distance": distance},
         )
 

@@ -3,7 +3,7 @@
 import logging
 from pathlib import Path
 
-from landmarks import catalog, params, splits
+from landmarks import catalog, ground_truth, params, splits
 from landmarks.errors import run
 
 
@@ -11,9 +11,14 @@ def main() -> None:
     options = params.load()
     photos = catalog.read_photos(Path("data/catalog.csv"))
     fractions = {part: getattr(options.split, part) for part in splits.PARTS}
-    parts = splits.split(photos, fractions, options.seed, options.split.allow_unmatched)
+    if options.split.method == "classes":
+        parts = splits.split(photos, fractions, options.seed, options.split.allow_unmatched)
+    else:
+        truth = ground_truth.read(Path("data/ground_truth.csv"))
+        in_index = options.evaluate.queries_in_index
+        parts = splits.by_ground_truth(photos, truth, fractions, options.seed, in_index)
     for part, members in parts.items():
-        catalog.write_rows(Path("data/splits", f"{part}.csv"), catalog.Photo._fields, members)
+        catalog.write_photos(Path("data/splits", f"{part}.csv"), members)
     logging.info(", ".join(f"{part} {len(members)}" for part, members in parts.items()))
 
 

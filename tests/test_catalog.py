@@ -9,8 +9,18 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from landmarks.catalog import HEADER, Photo, Rejected, numbered, read_photos, scan, write_rows
+from landmarks.catalog import (
+    HEADER,
+    Photo,
+    Rejected,
+    numbered,
+    read_photos,
+    scan,
+    write_photos,
+    write_rows,
+)
 from landmarks.errors import InputError
+from landmarks.images import Crop
 
 IMAGES = Path("data/x/images")
 LIMIT = 64 * 48
@@ -58,10 +68,10 @@ def test_the_class_of_a_photo_is_the_first_folder_however_deep_it_lies(make_phot
         make_photo(IMAGES / name, seed=i)
     photos, rejected = scan(IMAGES, LIMIT)
     assert photos == [
-        ("data/x/images/a/0.jpg", "a"),
-        ("data/x/images/a/b/3.jpg", "a"),
-        ("data/x/images/a/x/y/2.jpg", "a"),
-        ("data/x/images/b/1.jpg", "b"),
+        Photo("data/x/images/a/0.jpg", "a"),
+        Photo("data/x/images/a/b/3.jpg", "a"),
+        Photo("data/x/images/a/x/y/2.jpg", "a"),
+        Photo("data/x/images/b/1.jpg", "b"),
     ]
     assert rejected == []
 
@@ -235,7 +245,7 @@ def test_no_photo_of_a_class_is_lost_to_a_link_from_another_class(make_photo):
     (IMAGES / "a").mkdir()
     (IMAGES / "a/more").symlink_to(Path("../b"), target_is_directory=True)
     photos, rejected = scan(IMAGES, LIMIT)
-    assert photos == [("data/x/images/a/more/photo.jpg", "a")]
+    assert photos == [Photo("data/x/images/a/more/photo.jpg", "a")]
     assert rejected == [
         ("data/x/images/b/photo.jpg", "the same photo, byte for byte, as data/x/images/a/more/photo.jpg")
     ]
@@ -276,7 +286,7 @@ NAMES = [
 
 def test_any_class_name_survives_the_csv_file():
     photos = [Photo(f"data/x/images/{name}/1.jpg", name) for name in NAMES]
-    write_rows(Path("new/catalog.csv"), HEADER, photos)
+    write_photos(Path("new/catalog.csv"), photos)
     assert read_photos(Path("new/catalog.csv")) == photos
 
 
@@ -284,7 +294,7 @@ def test_any_class_name_survives_the_scan_and_the_csv_file(make_photo):
     for seed, name in enumerate(NAMES):
         make_photo(IMAGES / name / "1.jpg", seed)
     photos, rejected = scan(IMAGES, LIMIT)
-    write_rows(Path("catalog.csv"), HEADER, photos)
+    write_photos(Path("catalog.csv"), photos)
     assert [photo.class_image for photo in read_photos(Path("catalog.csv"))] == sorted(NAMES)
     assert rejected == []
 
@@ -297,13 +307,35 @@ def test_the_csv_file_is_plain_utf8_with_a_header_and_unix_lines():
 
 
 def test_a_csv_file_of_a_header_alone_holds_no_photos():
-    write_rows(Path("empty.csv"), HEADER, [])
+    write_photos(Path("empty.csv"), [])
     assert read_photos(Path("empty.csv")) == []
+
+
+def test_a_box_adds_columns_and_photos_without_one_leave_them_empty():
+    photos = [Photo("a/1.jpg", "a", (1, 2.5, 30, 1e3)), Photo("a/2.jpg", "a")]
+    write_photos(Path("test.csv"), photos)
+    assert Path("test.csv").read_text() == (
+        "image_path,class_image,x1,y1,x2,y2\na/1.jpg,a,1,2.5,30,1000\na/2.jpg,a,,,,\n"
+    )
+    assert read_photos(Path("test.csv")) == photos
+    assert [photo.source for photo in photos] == [Crop(Path("a/1.jpg"), (1, 2.5, 30, 1e3)), Path("a/2.jpg")]
+
+
+def test_copies_stay_where_a_ground_truth_says_what_they_are(make_photo):
+    photo = make_photo(IMAGES / "a/1.jpg")
+    (IMAGES / "b").mkdir()
+    (IMAGES / "b/copy.jpg").write_bytes(photo.read_bytes())
+    assert len(scan(IMAGES, LIMIT)[0]) == 1
+    photos, rejected = scan(IMAGES, LIMIT, keep_copies=True)
+    assert [photo.class_image for photo in photos] == ["a", "b"]
+    assert rejected == []
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
+        ("image_path,class_image,x1,y1,x2,y2\na,a,1,2,3,4\na,a,1,,3,4\n", "row 3: '1,,3,4' is not a box"),
+        ("image_path,class_image,x1,y1\n", "the header is 'image_path,class_image,x1,y1', expected"),
         ("", "the header is '', expected 'image_path,class_image'"),
         ("path,class\na,b\n", "the header is 'path,class', expected 'image_path,class_image'"),
         ("class_image,image_path\n", "the header is 'class_image,image_path', expected"),

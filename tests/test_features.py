@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 
 from landmarks import features
-from landmarks.catalog import Photo
+from landmarks.catalog import HEADER, Photo
 from landmarks.errors import InputError
+from landmarks.images import Crop
 
 ATTRIBUTES = {
     "kind": "fake",
@@ -48,7 +49,7 @@ class Fake:
         for number, start in enumerate(range(0, len(paths), batch_size)):
             if number == self.stop_before:
                 raise InterruptionError
-            batch = paths[start : start + batch_size]
+            batch = [getattr(path, "path", path) for path in paths[start : start + batch_size]]  # of a crop
             self.described += [path.name for path in batch]
             yield np.stack([self.descriptor(path) for path in batch])
 
@@ -100,7 +101,7 @@ def test_a_store_holds_the_descriptors_names_and_attributes_in_order(monkeypatch
         assert stored.chunks[1] == 3
         assert 1 <= stored.chunks[0] <= len(photos)
         np.testing.assert_array_equal(stored, [Fake.descriptor(photo.image_path) for photo in photos])
-        for field in Photo._fields:
+        for field in HEADER:
             assert h5py.check_string_dtype(file[field].dtype).encoding == "utf-8"
             assert [value.decode() for value in file[field]] == [getattr(photo, field) for photo in photos]
         assert dict(file.attrs) == ATTRIBUTES
@@ -117,6 +118,23 @@ def test_two_runs_give_the_same_bytes(photos):
     other = Path("other/place.h5")
     extract(photos, store=other)
     assert other.read_bytes() == STORE.read_bytes()
+
+
+def test_of_a_photo_with_a_box_the_crop_is_described_and_the_box_kept(photos):
+    box = (1.0, 2.5, 30.0, 40.0)
+    photos = [*photos[:2], photos[2]._replace(box=box)]
+    sources = []
+
+    class Noting(Fake):
+        def describe(self, given, batch_size):
+            sources.extend(given)
+            return super().describe(given, batch_size)
+
+    extract(photos, Noting())
+    paths = [Path(photo.image_path) for photo in photos]
+    assert sources == [paths[0], paths[1], Crop(paths[2], box)]
+    with features.opened(STORE) as store:
+        assert store.photos == photos
 
 
 @pytest.mark.parametrize("batches", range(4))
@@ -173,6 +191,7 @@ changes = {
     "bytes of a photo": replace_photo,
     "order": lambda photos: {"photos": photos[::-1]},
     "fewer photos": lambda photos: {"photos": photos[:-1]},
+    "box": lambda photos: {"photos": [photos[0]._replace(box=(0.0, 0.0, 9.0, 9.0)), *photos[1:]]},
     "class": lambda photos: {"photos": [photos[0]._replace(class_image="x"), *photos[1:]]},
 }
 

@@ -108,7 +108,7 @@ class Folder:
         return started.end(), started.text()
 
     def list_photos(self, part: str, photos: list[catalog.Photo]) -> None:
-        catalog.write_rows(self.root / f"data/splits/{part}.csv", catalog.HEADER, photos)
+        catalog.write_photos(self.root / f"data/splits/{part}.csv", photos)
 
     def curve(self) -> list[dict[str, str]]:
         with (self.root / CURVE).open(encoding="utf-8", newline="") as file:

@@ -189,6 +189,41 @@ def test_the_whole_photo_is_stretched_to_a_square(tmp_path):
     assert (square[:, 17:] == [200, 100, 50]).all()
 
 
+@pytest.mark.parametrize(
+    ("box", "expected"),
+    [
+        ((16, 0, 32, 32), [[2], [5]]),
+        ((0, 16, 48, 32), [[4, 5, 6]]),
+        ((-100, -1, 1e6, 16), [[1, 2, 3]]),  # clipped to the photo
+        ((15.6, 16.4, 32.2, 99), [[5]]),  # rounded to 16, 16, 32
+    ],
+)
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_a_crop_is_what_lies_between_its_corners_in_the_upright_photo(tmp_path, orientation, box, expected):
+    stored = {1: [[1, 2, 3], [4, 5, 6]], 6: [[3, 6], [2, 5], [1, 4]]}[orientation]
+    tags = Image.Exif()
+    tags[0x112] = orientation
+    blocks(stored).save(tmp_path / "photo", "PNG", exif=tags)
+    crop = images.Crop(tmp_path / "photo", box)
+    assert images.read(crop).size == (16 * len(expected[0]), 16 * len(expected))
+    assert block_values(images.read(crop)) == expected
+    square = images.read_square(crop, 32)
+    np.testing.assert_array_equal(square, images.read(crop).resize((32, 32), Image.Resampling.BILINEAR))
+
+
+def test_a_small_crop_of_a_jpeg_has_all_its_pixels(tmp_path, make_photo):
+    photo = make_photo(tmp_path / "photo.jpg", size=(640, 480))
+    crop = images.read(images.Crop(photo, (200, 100, 264, 164)), at_least=64)
+    np.testing.assert_array_equal(crop, np.asarray(images.read(photo))[100:164, 200:264])
+
+
+@pytest.mark.parametrize("box", [(48, 0, 60, 9), (0, -9, 9, 0), (3.2, 0, 3.4, 9)])
+def test_a_crop_without_a_pixel_is_refused(tmp_path, box):
+    blocks([[1, 2, 3]]).save(tmp_path / "photo", "PNG")
+    with pytest.raises(InputError, match=r"photo: the box .* has no pixel of the photo, which is 48x16"):
+        images.read(images.Crop(tmp_path / "photo", box))
+
+
 def test_batches_hold_the_photos_in_order_and_the_last_is_shorter(tmp_path):
     paths = [tmp_path / f"{i}.png" for i in range(7)]
     for i, path in enumerate(paths):

@@ -44,6 +44,9 @@ def test_the_committed_parameters_load_and_are_what_the_file_says():
         {"split.train": 0, "split.val": 0, "split.test": 0, "split.index": 1},
         {"split.train": 0.1, "split.val": 0.2, "split.test": 0.3, "split.index": 0.4},
         {"retrieve.depth": 5, "evaluate.reject_above": 0.5, "split.allow_unmatched": True},
+        {"split.method": "ground_truth"},
+        {"split.method": "ground_truth", "evaluate.protocol": "revisited"},
+        {"split.method": "ground_truth", "evaluate.protocol": "oxford", "evaluate.queries_in_index": True},
         {"dataset": "vietnam5", "weights": "models/my resnet.pth.tar", "seed": 2**32 - 1},
     ],
     ids=str,
@@ -53,6 +56,38 @@ def test_allowed_values_load(load_with, changes):
     for name, value in changes.items():
         section, _, key = name.rpartition(".")
         assert (loaded[section] if section else loaded)[key] == value
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"evaluate.protocol": "oxford"},
+            "evaluate.protocol: oxford scores the queries of a ground truth; set split",
+        ),
+        (
+            {"evaluate.protocol": "revisited"},
+            "evaluate.protocol: revisited scores the queries of a ground truth",
+        ),
+        (
+            {"split.method": "ground_truth", "evaluate.queries_in_index": True},
+            "evaluate.queries_in_index: true is how evaluate.protocol: oxford was published, with classes it",
+        ),
+        (
+            {
+                "split.method": "ground_truth",
+                "evaluate.protocol": "revisited",
+                "evaluate.queries_in_index": True,
+            },
+            "with revisited it must be false",
+        ),
+    ],
+)
+def test_values_that_make_no_sense_together_are_refused(load_with, tmp_path, changes, message):
+    with pytest.raises(InputError) as caught:
+        load_with(changes)
+    assert str(caught.value).startswith(f"{tmp_path / 'params.yaml'}: evaluate.")
+    assert message in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -129,7 +164,7 @@ def test_a_mistyped_name_is_refused_with_the_name_that_was_meant(
 
 def test_a_name_like_no_other_is_refused_with_all_that_are_allowed(load_with):
     with pytest.raises(
-        InputError, match=r"split\.zzz: no such parameter; allowed here: train, val, test, index"
+        InputError, match=r"split\.zzz: no such parameter; allowed here: method, train, val, test, index"
     ):
         load_with({"split.zzz": 1})
 

@@ -36,6 +36,11 @@ def test_a_querys_own_photo_is_left_out_and_a_short_ranking_is_padded(depth):
     assert distances.tolist() == [[1, 1, 3, INF][:length], [0, 1, 2, 2][:length]]
 
 
+def test_a_querys_own_photo_may_be_kept():
+    [block] = rankings.retrieve(store([[1], [2]], ["b", "elsewhere"]), index, "L1", 3, 1 << 20, keep_own=True)
+    assert block.rows.tolist() == [[1, 0, 2], [2, 1, 0]]
+
+
 def test_an_equal_photo_under_another_path_counts():
     rows, distances = retrieved(store([[1]], ["copy of b"]), index, depth=1)
     assert (rows.tolist(), distances.tolist()) == ([[1]], [[0]])

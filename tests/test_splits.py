@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from landmarks.catalog import Photo
 from landmarks.errors import InputError
-from landmarks.splits import PARTS, apportion, split
+from landmarks.ground_truth import Query
+from landmarks.splits import PARTS, apportion, by_ground_truth, split
 
 DEFAULT = {"train": 0.6, "val": 0.1, "test": 0.2, "index": 0.1}
 
@@ -130,6 +131,58 @@ def test_no_warning_where_every_part_gets_photos(caplog):
     with caplog.at_level(logging.WARNING):
         split(photos_of({"a": 10, "b": 30}), DEFAULT, 0)
     assert caplog.messages == []
+
+
+def by_truth(queries, **options):
+    truth = {Query(f"data/x/images/{name}.jpg", box): {} for name, box in queries}
+    fractions = {"train": 0.5, "val": 0.25, "test": 0.2, "index": 0.05}
+    return by_ground_truth(photos_of({"a": 10, "b": 6}), truth, fractions, 0, **options)
+
+
+def test_the_queries_of_a_ground_truth_are_the_test_part_and_all_else_is_the_index():
+    box = (1.0, 2.0, 3.0, 4.0)
+    parts = by_truth([("b/003", box), ("a/007", None)])
+    assert parts["test"] == [
+        Photo("data/x/images/a/007.jpg", "a"),
+        Photo("data/x/images/b/003.jpg", "b", box),
+    ]
+    queries = {photo.image_path for photo in parts["test"]}
+    others = [photo for photo in photos_of({"a": 10, "b": 6}) if photo.image_path not in queries]
+    assert parts["index"] == others
+    # Of 9 photos of a and 5 of b; what is learned from is searched, but no query is learned from.
+    assert Counter(photo.class_image for photo in parts["train"]) == {"a": 5, "b": 3}
+    assert Counter(photo.class_image for photo in parts["val"]) == {"a": 2, "b": 1}
+    assert set(parts["train"]) | set(parts["val"]) <= set(others)
+    assert not set(parts["train"]) & set(parts["val"])
+
+
+def test_queries_stay_in_the_index_where_asked():
+    parts = by_truth([("a/007", (1.0, 2.0, 3.0, 4.0))], queries_in_index=True)
+    assert parts["index"] == photos_of({"a": 10, "b": 6})
+    assert "data/x/images/a/007.jpg" not in {photo.image_path for photo in parts["train"] + parts["val"]}
+
+
+def test_two_boxes_of_a_photo_are_two_queries():
+    boxes = [None, (0.0, 0.0, 5.0, 5.0), (5.0, 0.0, 9.0, 5.0)]
+    parts = by_truth([("a/007", box) for box in reversed(boxes)])
+    assert [photo.box for photo in parts["test"]] == boxes
+    assert len(parts["index"]) == 15
+
+
+@pytest.mark.parametrize(
+    ("queries", "message"),
+    [
+        ([], "0 of its 0 queries are in the catalog"),
+        ([("a/007", None), ("gone/1", None)], "1 of its 2 queries are in the catalog"),
+        (
+            [(f"{c}/{n:03}", None) for c, count in (("a", 10), ("b", 6)) for n in range(count)],
+            "every photo is a query",
+        ),
+    ],
+)
+def test_a_ground_truth_without_queries_or_without_other_photos_is_refused(queries, message):
+    with pytest.raises(InputError, match=message):
+        by_truth(queries)
 
 
 def test_an_empty_catalog_gives_empty_parts():

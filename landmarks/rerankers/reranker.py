@@ -13,7 +13,7 @@ from tqdm import tqdm
 from landmarks.catalog import numbered
 from landmarks.errors import InputError
 from landmarks.features import Store, block_rows
-from landmarks.images import Source
+from landmarks.images import Crop, Source
 from landmarks.params import RerankOptions
 from landmarks.rankings import Block, nearest, own_rows
 from landmarks.rerankers import labels
@@ -39,8 +39,9 @@ class Queries:
 class Index:
     """What is searched; `dba` replaces its descriptors."""
 
-    def __init__(self, store: Store, distance: str, root: Path) -> None:
+    def __init__(self, store: Store, distance: str, root: Path, keep_own: bool) -> None:
         self.root = root
+        self.keep_own = keep_own
         self.descriptors: Rows = store.features
         self.paths = [photo.image_path for photo in store.photos]
         self.distance = distance
@@ -51,7 +52,7 @@ class Index:
 
     def search(self, queries: Queries) -> Queries:
         """Rank the index anew, to the same depth."""
-        paths = [photo.as_posix() if isinstance(photo, Path) else "" for photo in queries.photos]
+        paths = ["" if self.keep_own else _path(photo) for photo in queries.photos]
         own = own_rows(paths, self.paths)
         depth = queries.ranking.rows.shape[1]
         found = nearest(
@@ -64,6 +65,12 @@ class Index:
             SEARCH_MEMORY,
         )
         return replace(queries, ranking=found)
+
+
+def _path(photo: Source) -> str:
+    if isinstance(photo, bytes):
+        return ""
+    return (photo.path if isinstance(photo, Crop) else photo).as_posix()
 
 
 Step = Callable[[Queries], Queries]
@@ -139,7 +146,10 @@ def _geometric(index: Index, options: RerankOptions) -> Step:
 
     def score(queries: Queries, query: int, rows: NDArray[np.int32]) -> Scores:
         photo = queries.photos[query]
-        photo = index.root / photo if isinstance(photo, Path) else photo
+        if isinstance(photo, Crop):
+            photo = photo._replace(path=index.root / photo.path)
+        elif isinstance(photo, Path):
+            photo = index.root / photo
         results = [index.root / index.paths[row] for row in rows]
         return -verified(photo, results, options.geometric).astype(np.float64)
 
@@ -192,18 +202,25 @@ STEPS: dict[str, Callable[[Index, RerankOptions], Step]] = {
 class Reranker:
     """Re-ranks rankings of one index by the methods of a chain such as `dba+aqe+two`.
 
-    `chain` is as in `chain.parse`, `distance` that of the rankings; paths of photos start at `root`. Raises
-    `InputError` where the chain is not allowed, or a method is too costly for the index.
+    `chain` is as in `chain.parse`, `distance` that of the rankings; paths of photos start at `root`.
+    A query's own photo is left out where the index is searched anew, unless `keep_own`. Raises `InputError`
+    where the chain is not allowed, or a method is too costly for the index.
     """
 
     def __init__(
-        self, chain: str, index: Store, distance: str, options: RerankOptions, root: Path = Path()
+        self,
+        chain: str,
+        index: Store,
+        distance: str,
+        options: RerankOptions,
+        root: Path = Path(),
+        keep_own: bool = False,
     ) -> None:
         try:
             names = parse(chain)
         except ValueError as error:
             raise InputError(f"rerank: {error}") from None
-        searched = Index(index, distance, root)
+        searched = Index(index, distance, root, keep_own)
         self._steps = [STEPS[name](searched, options) for name in names if name in STEPS]
         self._two = "two" in names
         self.classes, self._classes = numbered([photo.class_image for photo in index.photos])

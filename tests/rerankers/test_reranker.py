@@ -14,6 +14,7 @@ from landmarks import params, rankings
 from landmarks.catalog import Photo
 from landmarks.errors import InputError
 from landmarks.features import Store
+from landmarks.images import Crop
 from landmarks.rankings import Block
 from landmarks.rerankers.chain import METHODS, parse
 from landmarks.rerankers.reranker import Reranker
@@ -86,6 +87,19 @@ def test_any_chain_ranks_each_photo_once_and_the_querys_own_never(
         assert np.isinf(distances[~there]).all()
         assert query or 0 not in rows
     assert all(name in ("a", "b", "") for name in voted)
+
+
+@pytest.mark.parametrize("chain", ["aqe", "alpha_qe", "dba"])
+@pytest.mark.parametrize("source", [Path, lambda path: Crop(Path(path), (0, 0, 9, 9))], ids=["photo", "crop"])
+def test_a_querys_own_photo_may_be_kept(chain, source):
+    index = store([[1, 0], [0.9, 0.1], [0, 1]])
+    [block] = rankings.retrieve(index, index, "L2", None, 1 << 26, keep_own=True)
+    sources = [source(photo.image_path) for photo in index.photos]
+    for keep_own in (True, False):
+        reranker = Reranker(chain, index, "L2", OPTIONS, keep_own=keep_own)
+        after, _ = reranker.rerank(sources, index.features, block)
+        found = [row in rows for row, rows in enumerate(after.rows)]
+        assert found == [keep_own] * 3
 
 
 def test_one_leaves_the_rankings_as_they_are_and_votes_on_them():

@@ -12,7 +12,12 @@ const MEANING = {
   precision_at_1: ["Precision at 1", "of the first results are right"],
   precision_at_5: ["Precision at 5", "of the first five results are right"],
   recall_at_5: ["Recall at 5", "of the queries have a right one in the first five"],
+  map_oxford: ["mAP, Oxford5k", "area under the precision-recall curve, good and ok"],
+  map_easy: ["mAP, Easy", "revisited: easy, without hard"],
+  map_medium: ["mAP, Medium", "revisited: easy and hard"],
+  map_hard: ["mAP, Hard", "revisited: hard, without easy"],
 };
+const COUNTED = /^(queries|positives|junk)(_|$)/;
 
 const fixed = (number) => (number === null ? "n/a" : number.toFixed(3));
 const here = (params) => `#/evaluation${params ? `?${new URLSearchParams(params)}` : ""}`;
@@ -51,7 +56,7 @@ function draw({ metrics, landmarks, confusion, curve }) {
     h("dl", { class: "metrics" }, Object.entries(shares).map(([name, value]) => {
       let [title, meaning] = MEANING[name] ?? [name, ""];
       if (name === "map" && low !== undefined) meaning += `, 95 % between ${fixed(low)} and ${fixed(high)}`;
-      return h("div", {}, h("dt", {}, title), h("dd", { class: "value" }, fixed(value)), h("dd", { class: "small" }, meaning));
+      return h("div", {}, h("dt", {}, title), h("dd", { class: "value" }, COUNTED.test(name) ? `${value}` : fixed(value)), h("dd", { class: "small" }, meaning));
     })),
     h("div", { class: "charts" },
       h("section", { class: "card", "aria-labelledby": "confusion-title" },
