@@ -7,6 +7,7 @@ import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import TypeVar
@@ -119,9 +120,51 @@ def _orientation(image: Image.Image) -> object:
         return None
 
 
-def read_square(source: Source, size: int) -> NDArray[np.uint8]:
-    """The whole photo `source` stretched to `size` x `size`: uint8 (size, size, 3), RGB."""
-    return np.asarray(read(source, 2 * size).resize((size, size), Image.Resampling.BILINEAR))
+@dataclass(frozen=True)
+class Views:
+    """How a photo is shown to a network."""
+
+    size: int
+    """Pixels of a side, which one depends on `resize`."""
+    resize: str = "stretch"
+    """As in `fitted`."""
+    fill: tuple[int, int, int] = (0, 0, 0)
+
+    @property
+    def fixed(self) -> bool:
+        """Whether all photos come in one size."""
+        return self.resize != "keep"
+
+    def of(self, photo: Source) -> NDArray[np.uint8]:
+        """The photo `photo`: uint8 (H, W, 3), RGB."""
+        return np.asarray(fitted(read(photo, 2 * self.size), self.size, self.resize, self.fill))
+
+
+def fitted(image: Image.Image, size: int, resize: str, fill: tuple[int, int, int] = (0, 0, 0)) -> Image.Image:
+    """`image` resized by `resize`.
+
+    `stretch`: the whole of it, stretched to `size` x `size`. `crop`: the largest square in its middle, to
+    that size. `pad`: its longest side to `size`, in the middle of a square of the colour `fill`. `keep`: its
+    longest side to `size`, its aspect kept.
+    """
+    if resize == "stretch":
+        return image.resize((size, size), Image.Resampling.BILINEAR)
+    width, height = image.size
+    if resize == "crop":
+        side = min(width, height)
+        left, top = (width - side) // 2, (height - side) // 2
+        middle = image.crop((left, top, left + side, top + side))
+        return middle.resize((size, size), Image.Resampling.BILINEAR)
+    longest = max(width, height)
+    whole = image.resize(
+        (max(1, round(size * width / longest)), max(1, round(size * height / longest))),
+        Image.Resampling.BILINEAR,
+    )
+    if resize == "keep":
+        return whole
+    square = Image.new("RGB", (size, size), fill)
+    square.paste(whole, ((size - whole.width) // 2, (size - whole.height) // 2))
+    return square
 
 
 def in_order(
@@ -149,9 +192,9 @@ def in_order(
 
 
 def batches(
-    photos: Sequence[Source], size: int, batch_size: int, workers: int | None = None
-) -> Iterator[NDArray[np.uint8]]:
-    """The `photos`, in order, as uint8 (batch, size, size, 3) RGB, decoded ahead in threads."""
-    squares = in_order(lambda photo: read_square(photo, size), photos, workers)
-    while batch := list(islice(squares, batch_size)):
-        yield np.stack(batch)
+    photos: Sequence[Source], views: Views, batch_size: int, workers: int | None = None
+) -> Iterator[list[NDArray[np.uint8]]]:
+    """The `photos`, in order, as lists of `batch_size` uint8 (H, W, 3) RGB, decoded ahead in threads."""
+    decoded = in_order(views.of, photos, workers)
+    while batch := list(islice(decoded, batch_size)):
+        yield batch

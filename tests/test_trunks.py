@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import pickle
 import re
@@ -70,7 +71,9 @@ def prepared(photos, mean, std, size=SIZE):
     """The photos as torchvision's own transforms prepare them."""
     steps = transforms.Compose(
         [
-            transforms.Resize((size, size), transforms.InterpolationMode.BILINEAR),
+            transforms.Resize(
+                size if isinstance(size, tuple) else (size, size), transforms.InterpolationMode.BILINEAR
+            ),
             transforms.ToTensor(),
             transforms.Normalize(mean, std),
         ]
@@ -125,6 +128,43 @@ def test_other_networks_of_timm_are_known_by_name(photos):
     assert trunk.kind == "timm"
     assert describe(trunk, photos).shape == (5, trunk.dimensions) == (5, 1024)
     assert trunk.options.mean == (0.485, 0.456, 0.406)
+
+
+@pytest.mark.parametrize(
+    ("normalization", "expected"),
+    [
+        ("l1", [[0.25, -0.75], [0, 0]]),
+        ("l2", [[1 / np.sqrt(10), -3 / np.sqrt(10)], [0, 0]]),
+        ("sqrt", [[0.5, -np.sqrt(0.75)], [0, 0]]),
+        ("none", [[1, -3], [0, 0]]),
+    ],
+)
+def test_descriptors_are_normalised_as_asked(normalization, expected):
+    found = trunks.normalized(np.array([[1, -3], [0, 0]], np.float32), normalization)
+    assert found.dtype == np.float32
+    assert_allclose(found, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("engine", ["torch", "openvino"])
+def test_photos_that_keep_their_aspect_are_described_each_at_its_size(network, trunk, photos, engine):
+    keeping = trunks.Trunk(trunk.net, dataclasses.replace(trunk.options, resize="keep"))
+    keeping.execution = trunks.Execution(engine)
+    pooled = []
+    hook = network.avgpool.register_forward_hook(lambda *args: pooled.append(args[-1].flatten(1)))
+    for number, photo in enumerate(photos):
+        width, height = 96 - 9 * number, 48 + 7 * number
+        size = (round(SIZE * height / max(width, height)), round(SIZE * width / max(width, height)))
+        with torch.no_grad():
+            network(prepared([photo], [0.485, 0.456, 0.406], [0.229, 0.224, 0.225], size))
+    hook.remove()
+    check_descriptors(describe(keeping, [*photos, photos[0]], 3)[:5], torch.cat(pooled))
+
+
+def test_a_model_of_before_there_was_a_choice_loads_and_describes_as_it_did(trunk, photos):
+    settings = json.loads(json.dumps(trunk.settings()))
+    first = {"backbone", "image_size", "layer", "normalization", "mean", "std", "classes"}
+    old = trunks.Trunk.restore(trunk.tensors(), {name: settings[name] for name in first})
+    assert_array_equal(describe(old, photos), describe(trunk, photos))
 
 
 @pytest.mark.parametrize("batch_size", [1, 2])

@@ -15,9 +15,9 @@ def main() -> None:
     trunk = trunks.pretrained(
         options.backbone,
         options.weights,
-        options.pretrained.image_size,
-        options.pretrained.layer,
-        options.seed,
+        seed=options.seed,
+        layer=options.pretrained.layer,
+        **options.pretrained.describing(),
     )
     catalog.write_rows(CURVE, ["epoch"], [])  # no training, no curve
     describers.write(Path("models/model.safetensors"), trunk)
