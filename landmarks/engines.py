@@ -55,7 +55,7 @@ def normalize(photos: Tensor, mean: Sequence[float], std: Sequence[float]) -> Te
 def run(
     net: Photos, photos: Sequence[images.Source], views: images.Views, batch_size: int, execution: Execution
 ) -> Iterator[NDArray[np.float32]]:
-    """The outputs of `net` for `photos`, resized as `views` says: float32 (batch, D), in their order.
+    """The outputs of `net` for the V `views` of `photos`: float32 (batch, V, D), in the order of both.
 
     Photos are decoded in threads while the network runs. Raises `InputError` where there is no such device
     or the network does not convert.
@@ -92,35 +92,44 @@ def _by_torch(
             output: Tensor = net(pixels).float()
         return output
 
+    count = views.count
     before: list[tuple[list[int], Tensor]] | None = None
     for batch in images.batches(photos, views, batch_size):
         by_shape: dict[tuple[int, ...], list[int]] = {}
-        for row, shown in enumerate(batch):
-            by_shape.setdefault(shown.shape, []).append(row)
-        found = [(rows, outputs([batch[row] for row in rows])) for rows in by_shape.values()]
+        shown = [view for photo in batch for view in photo]
+        for row, view in enumerate(shown):
+            by_shape.setdefault(view.shape, []).append(row)
+        found = [(rows, outputs([shown[row] for row in rows])) for rows in by_shape.values()]
         # A GPU works on this batch while the one before is fetched and the next one decoded.
         if before is not None:
-            yield _in_rows(before)
+            yield _in_rows(before, count)
         before = found
     if before is not None:
-        yield _in_rows(before)
+        yield _in_rows(before, count)
 
 
-def _in_rows(groups: list[tuple[list[int], Tensor]]) -> NDArray[np.float32]:
-    """The outputs of the groups of a batch, each output in its row."""
+def _in_rows(groups: list[tuple[list[int], Tensor]], views: int) -> NDArray[np.float32]:
+    """The outputs of the groups of a batch, each output in its row: (batch, views, D)."""
     order = np.argsort(np.concatenate([rows for rows, _ in groups]))
     outputs: NDArray[np.float32] = np.concatenate([outputs.cpu().numpy() for _, outputs in groups])
-    return outputs[order]
+    return outputs[order].reshape(-1, views, outputs.shape[1])
 
 
 def _by_openvino(
     net: Photos, photos: Sequence[images.Source], views: images.Views, batch_size: int, precision: str
 ) -> Iterator[NDArray[np.float32]]:
     """One photo a core at a time: as fast as batches, and no core waits for another one."""
-    network = openvino(net.cpu(), views.size, precision, fixed=views.fixed)
-    outputs = images.in_order(
-        lambda photo: network(views.of(photo)), photos, 2 * len(os.sched_getaffinity(0))
-    )
+    net = net.cpu()
+    if views.fixed:
+        networks = {size: openvino(net, size, precision) for size in views.sizes}
+    else:
+        network = openvino(net, max(views.sizes), precision, fixed=False)
+        networks = dict.fromkeys(views.sizes, network)
+
+    def outputs_of(photo: images.Source) -> NDArray[np.float32]:
+        return np.stack([networks[max(view.shape)](view) for view in views.of(photo)])
+
+    outputs = images.in_order(outputs_of, photos, 2 * len(os.sched_getaffinity(0)))
     while batch := list(islice(outputs, batch_size)):
         yield np.stack(batch)
 

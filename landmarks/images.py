@@ -129,15 +129,31 @@ class Views:
     resize: str = "stretch"
     """As in `fitted`."""
     fill: tuple[int, int, int] = (0, 0, 0)
+    scales: tuple[float, ...] = (1.0,)
+    """Of `size`, a view each."""
+    flip: bool = False
+    """Whether each view is also shown mirrored."""
+
+    @property
+    def sizes(self) -> list[int]:
+        """`size` at each of the scales, to the nearest pixel."""
+        return [round(self.size * scale) for scale in self.scales]
+
+    @property
+    def count(self) -> int:
+        """How many views a photo has."""
+        return len(self.scales) * (1 + self.flip)
 
     @property
     def fixed(self) -> bool:
         """Whether all photos come in one size."""
         return self.resize != "keep"
 
-    def of(self, photo: Source) -> NDArray[np.uint8]:
-        """The photo `photo`: uint8 (H, W, 3), RGB."""
-        return np.asarray(fitted(read(photo, 2 * self.size), self.size, self.resize, self.fill))
+    def of(self, photo: Source) -> list[NDArray[np.uint8]]:
+        """The views of `photo`, scale by scale: uint8 (H, W, 3), RGB."""
+        image = read(photo, 2 * max(self.sizes))
+        shown = [np.asarray(fitted(image, size, self.resize, self.fill)) for size in self.sizes]
+        return [side for view in shown for side in ((view, view[:, ::-1]) if self.flip else (view,))]
 
 
 def fitted(image: Image.Image, size: int, resize: str, fill: tuple[int, int, int] = (0, 0, 0)) -> Image.Image:
@@ -193,8 +209,8 @@ def in_order(
 
 def batches(
     photos: Sequence[Source], views: Views, batch_size: int, workers: int | None = None
-) -> Iterator[list[NDArray[np.uint8]]]:
-    """The `photos`, in order, as lists of `batch_size` uint8 (H, W, 3) RGB, decoded ahead in threads."""
+) -> Iterator[list[list[NDArray[np.uint8]]]]:
+    """The views of the `photos`, `batch_size` photos at a time, in order, decoded ahead in threads."""
     decoded = in_order(views.of, photos, workers)
     while batch := list(islice(decoded, batch_size)):
         yield batch

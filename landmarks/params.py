@@ -64,6 +64,8 @@ class Described(Section):
     resize: Literal["stretch", "crop", "pad", "keep"]
     pooling: Literal["avg", "max", "gem", "rmac"]
     gem_p: Annotated[float, Field(gt=0)]
+    scales: Annotated[tuple[Annotated[float, Field(gt=0, le=4)], ...], Field(strict=False, min_length=1)]
+    flip: bool
     normalization: Literal["l1", "l2", "sqrt", "none"]
 
     def describing(self) -> dict[str, Any]:
@@ -117,7 +119,8 @@ class Finetuned(Described):
 
     def shaping(self) -> dict[str, Any]:
         """The parameters that change the trained weights."""
-        return self.model_dump(exclude={"checkpoint_every", "print_freq", "workers", "normalization"})
+        only_describing = {"scales", "flip", "normalization"}
+        return self.model_dump(exclude={"checkpoint_every", "print_freq", "workers"} | only_describing)
 
     @model_validator(mode="after")
     def _a_p_to_learn(self) -> Self:

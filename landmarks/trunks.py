@@ -49,11 +49,15 @@ class Options:
     pooling: str = "avg"
     """`avg` is the network's own pooled layer where `layer` is `avgpool`; others as in `pooling`."""
     gem_p: float = 3.0
+    scales: tuple[float, ...] = (1.0,)
+    """Of `image_size`; the descriptors of several are joined by `joined`."""
+    flip: bool = False
+    """Whether the mirrored photo is described too."""
 
     def views(self) -> images.Views:
         """How the network is shown a photo."""
         fill = tuple(round(255 * value) for value in self.mean)
-        return images.Views(self.image_size, self.resize, fill)  # type: ignore[arg-type]
+        return images.Views(self.image_size, self.resize, fill, tuple(self.scales), self.flip)  # type: ignore[arg-type]
 
 
 class Head(NamedTuple):
@@ -72,7 +76,10 @@ class Trunk:
         self.execution = Execution()
         self.head = head
         self.dimensions = check_size(self.net, options.backbone, options.image_size, "image_size")
-        if not options.views().fixed:
+        views = options.views()
+        for size in set(views.sizes) - {options.image_size}:
+            check_size(self.net, options.backbone, size, "scales")
+        if not views.fixed:
             check_size(self.net, options.backbone, options.image_size, "resize", options.image_size // 2)
 
     @property
@@ -83,11 +90,11 @@ class Trunk:
     def describe(self, photos: Sequence[images.Source], batch_size: int) -> Iterator[NDArray[np.float32]]:
         """Describe photos, a batch at a time: float32 (batch, dimensions), in the order of `photos`.
 
-        A descriptor is the output of the pooled layer, normalised.
+        A descriptor is the output of the pooled layer, that of several views joined, and normalised.
         """
         net = Photos(self.net, self.options.mean, self.options.std)
         for pooled in engines.run(net, photos, self.options.views(), batch_size, self.execution):
-            yield normalized(pooled, self.options.normalization)
+            yield normalized(joined(pooled), self.options.normalization)
 
     def tensors(self) -> dict[str, NDArray[Any]]:
         """The tensors of the network by name; those of its pooling are settings."""
@@ -113,6 +120,19 @@ class Trunk:
         net = build(options.backbone)
         net.load_state_dict(state)
         return cls(with_pooling(net, options), options, head)
+
+
+def joined(views: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The mean of the L2-normalised views of photos, (N, V, D) to (N, D); a single view as it is.
+
+    So are scales joined by Gordo, Almazán, Revaud and Larlus (IJCV 2017) and, for p = 1, by Radenović, Tolias
+    and Chum (TPAMI 2019).
+    """
+    if views.shape[1] == 1:
+        return views[:, 0]
+    lengths = np.linalg.norm(views, axis=2, keepdims=True)
+    mean: NDArray[np.float32] = (views / np.maximum(lengths, 1e-12)).mean(axis=1)
+    return mean
 
 
 def normalized(pooled: NDArray[np.float32], normalization: str) -> NDArray[np.float32]:

@@ -182,7 +182,7 @@ def test_the_whole_photo_is_stretched_to_a_square(tmp_path):
     wide = np.zeros((10, 80, 3), np.uint8)
     wide[:, 40:] = 200, 100, 50
     Image.fromarray(wide).save(tmp_path / "photo", "PNG")
-    square = images.Views(32).of(tmp_path / "photo")
+    square = images.Views(32).of(tmp_path / "photo")[0]
     assert square.shape == (32, 32, 3)
     assert square.dtype == np.uint8
     assert (square[:, :15] == 0).all()
@@ -215,6 +215,16 @@ def test_a_photo_is_resized_as_asked(upright):
         assert (keep[:, middle - 3 : middle + 3] == np.eye(3)[third] * 200).all()
 
 
+def test_a_photo_is_shown_at_each_scale_and_mirrored(tmp_path):
+    thirds().save(tmp_path / "photo.png")
+    shown = images.Views(30, "keep", scales=(1.0, 0.5), flip=True).of(tmp_path / "photo.png")
+    assert [view.shape for view in shown] == [(10, 30, 3), (10, 30, 3), (5, 15, 3), (5, 15, 3)]
+    for view, mirrored in (shown[:2], shown[2:]):
+        third = view.shape[1] // 6
+        assert view[2, third].argmax() == 0
+        np.testing.assert_array_equal(view[:, ::-1], mirrored)
+
+
 def test_a_photo_keeps_its_aspect_to_the_nearest_pixel_and_is_never_empty():
     assert images.fitted(Image.new("RGB", (400, 301)), 32, "keep").size == (32, 24)
     assert images.fitted(Image.new("RGB", (400, 2)), 32, "keep").size == (32, 1)
@@ -225,8 +235,8 @@ def test_batches_hold_the_photos_in_order_and_the_last_is_shorter(tmp_path):
     for i, path in enumerate(paths):
         Image.new("RGB", (9, 5), (i, 0, 0)).save(path)
     found = list(images.batches(paths, images.Views(4), batch_size=3, workers=2))
-    assert [np.shape(batch) for batch in found] == [(3, 4, 4, 3), (3, 4, 4, 3), (1, 4, 4, 3)]
-    assert np.concatenate(found)[:, 0, 0, 0].tolist() == [0, 1, 2, 3, 4, 5, 6]
+    assert [np.shape(batch) for batch in found] == [(3, 1, 4, 4, 3), (3, 1, 4, 4, 3), (1, 1, 4, 4, 3)]
+    assert np.concatenate(found)[:, 0, 0, 0, 0].tolist() == [0, 1, 2, 3, 4, 5, 6]
 
 
 def test_a_bad_photo_in_a_batch_is_named(tmp_path, make_photo):

@@ -84,6 +84,7 @@ def test_allowed_values_load(load_with, changes):
         ("pretrained.pooling", "mean", "'avg', 'max', 'gem' or 'rmac'"),
         ("finetuned.resize", "squash", "'stretch', 'crop', 'pad' or 'keep'"),
         ("pretrained.normalization", "L1", "'l1', 'l2', 'sqrt' or 'none'"),
+        ("pretrained.flip", "no", "boolean"),
         ("pretrained.gem_p", 0.0, "greater than 0"),
         ("extract.batch_size", 0, "greater than or equal to 1"),
         ("retrieve.depth", 0, "greater than or equal to 1"),

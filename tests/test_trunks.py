@@ -160,6 +160,37 @@ def test_photos_that_keep_their_aspect_are_described_each_at_its_size(network, t
     check_descriptors(describe(keeping, [*photos, photos[0]], 3)[:5], torch.cat(pooled))
 
 
+@pytest.mark.parametrize("engine", ["torch", "openvino"])
+@pytest.mark.parametrize("resize", ["stretch", "keep"])
+def test_several_scales_and_the_mirrored_photo_are_averaged(trunk, photos, engine, resize):
+    def of(scales):
+        options = dataclasses.replace(trunk.options, resize=resize, scales=scales, normalization="l2")
+        several = trunks.Trunk(trunk.net, options)
+        several.execution = trunks.Execution(engine)
+        return describe(several, photos, 2)
+
+    large, small = of((2.0,)), of((1.0,))
+    mean = large + small
+    expected = mean / np.linalg.norm(mean, axis=1, keepdims=True)
+    assert_allclose(of((2.0, 1.0)), expected, atol=1e-5)
+    assert np.abs(large - small).max() > 0.01
+
+
+def test_the_mirrored_photo_is_described_like_the_photo_with_flip(trunk, photos, tmp_path):
+    mirrored = tmp_path / "mirrored.png"
+    Image.open(photos[0]).transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(mirrored)
+    both = trunks.Trunk(trunk.net, dataclasses.replace(trunk.options, flip=True))
+    found = describe(both, [photos[0], mirrored])
+    assert_allclose(found[0], found[1], atol=1e-6)
+    [one, other] = describe(trunk, [photos[0], mirrored])
+    assert np.abs(one - other).max() > 1e-4
+
+
+def test_a_scale_that_the_network_does_not_take_is_refused():
+    with pytest.raises(InputError, match="scales: vit_tiny_patch16_224 does not take photos of 112x112"):
+        trunks.pretrained("vit_tiny_patch16_224", "random", 224, "avgpool", 0, scales=(1.0, 0.5))
+
+
 def test_a_model_of_before_there_was_a_choice_loads_and_describes_as_it_did(trunk, photos):
     settings = json.loads(json.dumps(trunk.settings()))
     first = {"backbone", "image_size", "layer", "normalization", "mean", "std", "classes"}
