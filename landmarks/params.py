@@ -150,6 +150,13 @@ class Extract(Section):
     engine: Literal["torch", "openvino"]
     precision: Literal["float32", "bfloat16"]
     device: Literal["auto", "cpu", "cuda"]
+    whitening: Literal["none", "pca", "learned"]
+    dimensions: Count
+    power: Fraction
+
+    def whitened(self) -> dict[str, Any]:
+        """How descriptors are whitened, as `describers.whitened` takes it."""
+        return self.model_dump(include={"whitening", "dimensions", "power"})
 
     def execution(self) -> dict[str, str]:
         """How a network is run, as `engines.Execution` takes it."""

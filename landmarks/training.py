@@ -33,6 +33,7 @@ from tqdm import tqdm
 
 from landmarks import engines, images, pooling, trunks
 from landmarks.catalog import Photo, numbered
+from landmarks.describers import Whitened
 from landmarks.errors import InputError
 from landmarks.files import replacing, sha256
 from landmarks.params import Finetuned
@@ -449,6 +450,8 @@ def evaluate(model: object, photos: Sequence[Photo], recipe: Finetuned) -> dict[
 
     Raises `InputError` where `model` has no head, or none of the `photos` is of a class that it knows.
     """
+    if isinstance(model, Whitened):
+        model = model.model
     if not isinstance(model, trunks.Trunk) or not model.head:
         raise InputError("model: it has no classifier; make one with `dvc exp run -S model=finetuned`")
     linear, classes = model.head

@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from timm.data.config import resolve_data_config
 from torch import Tensor, nn
 
-from landmarks import engines, images
+from landmarks import engines, images, whitening
 from landmarks.engines import Execution, Photos
 from landmarks.errors import InputError
 from landmarks.pooling import Pooled, pooling
@@ -283,7 +283,10 @@ def _load(net: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
 
 def _classifier_prefixes(net: nn.Module) -> tuple[str, ...]:
     names = getattr(net, "pretrained_cfg", {}).get("classifier", "fc")
-    return tuple(f"{name}." for name in (HEAD, *((names,) if isinstance(names, str) else names or ())))
+    return tuple(
+        f"{name}."
+        for name in (HEAD, whitening.TENSORS, *((names,) if isinstance(names, str) else names or ()))
+    )
 
 
 def _imagenet(backbone: str) -> Mapping[str, Tensor]:

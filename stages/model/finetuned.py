@@ -43,7 +43,8 @@ def main() -> None:
             events.add(epoch)
             curve.append(astuple(epoch))
         catalog.write_rows(CURVE, training.COLUMNS, curve)
-        describers.write(Path("models/model.safetensors"), course.result())
+        model = describers.whitened(course.result(), train, **options.extract.whitened())
+        describers.write(Path("models/model.safetensors"), model)
 
 
 def processes() -> int:

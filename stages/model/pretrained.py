@@ -20,7 +20,9 @@ def main() -> None:
         **options.pretrained.describing(),
     )
     catalog.write_rows(CURVE, ["epoch"], [])  # no training, no curve
-    describers.write(Path("models/model.safetensors"), trunk)
+    train = catalog.read_photos(Path("data/splits/train.csv"))
+    model = describers.whitened(trunk, train, **options.extract.whitened())
+    describers.write(Path("models/model.safetensors"), model)
 
 
 if __name__ == "__main__":
