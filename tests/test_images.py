@@ -207,7 +207,7 @@ def test_a_crop_is_what_lies_between_its_corners_in_the_upright_photo(tmp_path, 
     crop = images.Crop(tmp_path / "photo", box)
     assert images.read(crop).size == (16 * len(expected[0]), 16 * len(expected))
     assert block_values(images.read(crop)) == expected
-    square = images.read_square(crop, 32)
+    (square,) = images.Views(32).of(crop)
     np.testing.assert_array_equal(square, images.read(crop).resize((32, 32), Image.Resampling.BILINEAR))
 
 
