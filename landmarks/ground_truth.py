@@ -114,8 +114,15 @@ def located(truth: GroundTruth, folder: Path) -> GroundTruth:
 
     Raises `InputError` where a photo is not there, or two have its name.
     """
-    files = {path.stem: path.as_posix() for path in sorted(folder.rglob("*")) if path.is_file()}
     names = {query.image_path for query in truth} | {name for judged in truth.values() for name in judged}
+    files: dict[str, str] = {}
+    for path in sorted(folder.rglob("*")):
+        if path.stem in names and path.is_file():
+            first = files.setdefault(path.stem, path.as_posix())
+            if first != path.as_posix():
+                raise InputError(
+                    f"{path.as_posix()}: has the name of {first}, which the ground truth knows it by"
+                )
     missing = sorted(names - files.keys())
     if missing:
         raise InputError(

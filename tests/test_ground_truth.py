@@ -3,6 +3,7 @@ import io
 import logging
 import os
 import pickle
+import re
 import tarfile
 from pathlib import Path
 
@@ -279,6 +280,21 @@ def test_names_become_the_paths_of_the_photos_wherever_they_lie(make_photo):
         InputError, match=r"data/x/images: 2 of the 5 photos of the ground truth are not in it, gone"
     ):
         ground_truth.located(truth, Path("data/x/images"))
+
+
+def test_a_name_that_two_photos_have_is_refused(make_photo):
+    for path in ("x/images/c/q.jpg", "x/images/d/q.png", "x/images/c/other.jpg", "x/images/d/other.jpg"):
+        make_photo(Path(path))
+    with pytest.raises(InputError, match=r"x/images/d/q\.png: has the name of x/images/c/q\.jpg"):
+        ground_truth.located({Query("q", None): {}}, Path("x/images"))
+
+
+def test_the_example_in_the_documentation_is_read():
+    text = (Path(__file__).parents[1] / "docs/ground-truth.md").read_text(encoding="utf-8")
+    [example] = re.findall(r"^```csv\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    truth = read(example)
+    assert {grade for judged in truth.values() for grade in judged.values()} == {"good", "ok", "junk"}
+    assert [query.box for query in truth] == [(120, 40, 480, 900), None]
 
 
 @pytest.fixture
