@@ -183,6 +183,7 @@ def test_oxford_is_sorted_and_split_by_its_ground_truth(without_photos: Project,
     assert not set(index) & set(queries)
 
 
+@pytest.mark.slow
 def test_paris_from_its_archives_to_the_figures_of_both_protocols(without_photos: Project, served: str):
     project = without_photos
     urls = [served + SERVED[name] for name in ("paris 1", "paris 2")]
