@@ -55,7 +55,7 @@ function draw({ metrics, landmarks, confusion, curve }) {
       queries && index && h("p", {}, `${count(queries, "query", "queries")} against ${count(index, "photo")}`)),
     h("dl", { class: "metrics" }, Object.entries(shares).map(([name, value]) => {
       let [title, meaning] = MEANING[name] ?? [name, ""];
-      if (name === "map" && low !== undefined) meaning += `, 95 % between ${fixed(low)} and ${fixed(high)}`;
+      if (name === "map" && low !== undefined) meaning += `, 95\u00a0% between ${fixed(low)} and ${fixed(high)}`;
       return h("div", {}, h("dt", {}, title), h("dd", { class: "value" }, COUNTED.test(name) ? `${value}` : fixed(value)), h("dd", { class: "small" }, meaning));
     })),
     h("div", { class: "charts" },
