@@ -7,7 +7,6 @@ from typing import Annotated, Literal
 
 import typer
 
-from landmarks import fetching
 from landmarks.errors import InputError
 
 app = typer.Typer()
@@ -30,8 +29,14 @@ def fetch(
     A download that broke off goes on when the command is run again. A file or URL that has the name of a
     published archive takes the place of that one; one of another name, and what comes with it, of all.
 
-    Example: landmarks fetch paris ~/paris_1-v1.tgz
+    \b
+    Examples:
+      landmarks fetch oxford
+      landmarks fetch paris ~/paris_1-v1.tgz
+      landmarks fetch paris --url https://mirror.example/paris_all.tgz
     """
+    from landmarks import fetching  # here, so that --help is there at once
+
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     images = Path("data", name, "images")
     if images.exists():
@@ -60,9 +65,13 @@ def ground_truth(
 ) -> None:
     """Make data/<dataset>/ground_truth.csv from the published ground truth of Oxford5k or Paris6k.
 
-    Example: landmarks ground-truth revisited paris
+    \b
+    Examples:
+      landmarks ground-truth revisited paris
+      landmarks ground-truth oxford mine lists.tgz
     """
-    from landmarks import ground_truth as truths  # with NumPy and Pillow, which --help need not wait for
+    from landmarks import fetching
+    from landmarks import ground_truth as truths
 
     source = file or url or fetching.GROUND_TRUTH.get((protocol, dataset))
     if source is None:
