@@ -42,17 +42,17 @@ def by_settings(shown: Sequence[Mapping[str, Any]]) -> Runs:
     unfinished = 0
     for commit in shown:
         for experiment in commit["experiments"] or []:
-            data = experiment["revs"][0]["data"] or {}
-            try:
-                metrics = data["metrics"]["reports/metrics.json"]["data"]
-                params = dict(flattened(data["params"]["params.yaml"]["data"]))
-            except KeyError:
+            # One that runs or has failed shows the metrics of the commit that it started from.
+            if (experiment["executor"] or {}).get("state", "success") != "success":
                 unfinished += 1
                 continue
+            data = experiment["revs"][0]["data"]
+            metrics = data["metrics"]["reports/metrics.json"]["data"]
+            params = dict(flattened(data["params"]["params.yaml"]["data"]))
             seed = params.pop("seed")
             runs.setdefault(tuple(sorted(params.items())), {})[seed] = metrics
     if unfinished:
-        print(f"{unfinished} experiments without metrics are left out", file=sys.stderr)
+        print(f"{unfinished} experiments that wait, run or failed are left out", file=sys.stderr)
     if not runs:
         sys.exit("error: no finished experiments; dvc exp run --queue and --run-all make them")
     return runs

@@ -37,7 +37,7 @@ def main() -> None:
     tenth = many[: max(1, len(many) // 10)]
 
     ways = {"one at a time, eager": lambda: [one_by_one(trunk, path) for path in tenth]}
-    ways["decoding alone"] = lambda: list(images.batches(many, 224, 16))
+    ways["decoding alone"] = lambda: list(images.batches(many, images.Views(224), 16))
     for way in WAYS:
         ways[" ".join(way)] = lambda way=way: describe(trunk, many, *way)
     seconds = {name: np.array(taken) for name, taken in paired(ways, ROUNDS).items()}
@@ -91,8 +91,8 @@ def network_alone(
     trunk: trunks.Trunk, photos: list[Path], engine: str, precision: str
 ) -> NDArray[np.float64]:
     """Seconds a photo, decoding left out: the same square photo again and again."""
-    square = images.read_square(photos[0], 224)
-    read, images.read_square = images.read_square, lambda *_: square
+    square = images.Views(224).of(photos[0])
+    read, images.Views.of = images.Views.of, lambda *_: square
     try:
         describe(trunk, photos[:16], engine, precision)
         seconds = []
@@ -101,7 +101,7 @@ def network_alone(
             describe(trunk, photos, engine, precision)
             seconds.append((time.perf_counter() - start) / len(photos))
     finally:
-        images.read_square = read
+        images.Views.of = read
     return np.array(seconds)
 
 

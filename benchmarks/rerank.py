@@ -26,7 +26,7 @@ def main() -> None:
         features.opened(Path("features/index.h5")) as index,
     ):
         distance = retrieved.attributes["distance"]
-        photos = [Path(photo.image_path) for photo in retrieved.queries]
+        photos = [photo.source for photo in retrieved.queries]
         Reranker("dba", index, distance, options)  # loads and compiles what all share
 
         def timed(method: str) -> tuple[float, float]:

@@ -202,7 +202,7 @@ class Index:
     ) -> Iterator[Answer]:
         reranker = self._reranker(chain, distance)
         places = [photo.as_posix() if isinstance(photo, Path) else "" for photo in photos]
-        own = rankings.own_rows(places, [photo.image_path for photo in self.photos])
+        own = np.array([self._row_of.get(place, NO_ROW) for place in places], np.int64)
         vote_depth = self.params.rerank_options.vote_depth
         depth = rankings.ranking_depth(len(self.photos), self.params.retrieve.depth)
         if chain == "one":  # which needs no more of the ranking than is shown or votes

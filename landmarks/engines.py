@@ -54,17 +54,17 @@ def normalize(photos: Tensor, mean: Sequence[float], std: Sequence[float]) -> Te
 
 
 def run(
-    net: Photos, photos: Sequence[images.Source], size: int, batch_size: int, execution: Execution
+    net: Photos, photos: Sequence[images.Source], views: images.Views, batch_size: int, execution: Execution
 ) -> Iterator[NDArray[np.float32]]:
-    """The outputs of `net` for `photos` at `size` x `size` pixels: float32 (batch, D), in their order.
+    """The outputs of `net` for the V `views` of `photos`: float32 (batch, V, D), in the order of both.
 
     Photos are decoded in threads while the network runs. Raises `InputError` where there is no such device
     or the network does not convert.
     """
     device = _device(execution)
     if execution.engine == "openvino" and device.type == "cpu":
-        return _by_openvino(net, photos, size, batch_size, execution.precision)
-    return _by_torch(net, photos, size, batch_size, execution.precision, device)
+        return _by_openvino(net, photos, views, batch_size, execution.precision)
+    return _by_torch(net, photos, views, batch_size, execution.precision, device)
 
 
 def _device(execution: Execution) -> torch.device:
@@ -77,46 +77,74 @@ def _device(execution: Execution) -> torch.device:
 def _by_torch(
     net: Photos,
     photos: Sequence[images.Source],
-    size: int,
+    views: images.Views,
     batch_size: int,
     precision: str,
     device: torch.device,
 ) -> Iterator[NDArray[np.float32]]:
     net = net.to(device).to(memory_format=torch.channels_last)
-    before: Tensor | None = None
-    for batch in images.batches(photos, size, batch_size):
-        pixels = torch.from_numpy(batch)
+
+    def outputs(shown: list[NDArray[np.uint8]]) -> Tensor:
+        pixels = torch.from_numpy(np.stack(shown))
         if device.type == "cuda":
             pixels = pixels.pin_memory().to(device, non_blocking=True)
         bfloat16 = torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16")
         with torch.inference_mode(), bfloat16:
-            output = net(pixels).float()
+            output: Tensor = net(pixels).float()
+        return output
+
+    count = views.count
+    before: list[tuple[list[int], Tensor]] | None = None
+    for batch in images.batches(photos, views, batch_size):
+        by_shape: dict[tuple[int, ...], list[int]] = {}
+        shown = [view for photo in batch for view in photo]
+        for row, view in enumerate(shown):
+            by_shape.setdefault(view.shape, []).append(row)
+        found = [(rows, outputs([shown[row] for row in rows])) for rows in by_shape.values()]
         # A GPU works on this batch while the one before is fetched and the next one decoded.
         if before is not None:
-            yield before.cpu().numpy()
-        before = output
+            yield _in_rows(before, count)
+        before = found
     if before is not None:
-        yield before.cpu().numpy()
+        yield _in_rows(before, count)
+
+
+def _in_rows(groups: list[tuple[list[int], Tensor]], views: int) -> NDArray[np.float32]:
+    """The outputs of the groups of a batch, each output in its row: (batch, views, D)."""
+    order = np.argsort(np.concatenate([rows for rows, _ in groups]))
+    outputs: NDArray[np.float32] = np.concatenate([outputs.cpu().numpy() for _, outputs in groups])
+    return outputs[order].reshape(-1, views, outputs.shape[1])
 
 
 def _by_openvino(
-    net: Photos, photos: Sequence[images.Source], size: int, batch_size: int, precision: str
+    net: Photos, photos: Sequence[images.Source], views: images.Views, batch_size: int, precision: str
 ) -> Iterator[NDArray[np.float32]]:
     """One photo a core at a time: as fast as batches, and no core waits for another one."""
-    network = openvino(net.cpu(), size, precision)
-    outputs = images.in_order(
-        lambda photo: network(images.read_square(photo, size)), photos, 2 * len(os.sched_getaffinity(0))
-    )
+    net = net.cpu()
+    if views.fixed:
+        networks = {size: openvino(net, size, precision) for size in views.sizes}
+    else:
+        network = openvino(net, max(views.sizes), precision, fixed=False)
+        networks = dict.fromkeys(views.sizes, network)
+
+    def outputs_of(photo: images.Source) -> NDArray[np.float32]:
+        return np.stack([networks[max(view.shape)](view) for view in views.of(photo)])
+
+    outputs = images.in_order(outputs_of, photos, 2 * len(os.sched_getaffinity(0)))
     while batch := list(islice(outputs, batch_size)):
         yield np.stack(batch)
 
 
 @lru_cache(maxsize=1)
-def openvino(net: Photos, size: int, precision: str) -> Callable[[NDArray[np.uint8]], NDArray[np.float32]]:
+def openvino(
+    net: Photos, size: int, precision: str, fixed: bool = True
+) -> Callable[[NDArray[np.uint8]], NDArray[np.float32]]:
     """`net` compiled by OpenVINO: from a photo, uint8 (size, size, 3), to its output, float32 (D,).
 
-    May be called in several threads at a time. That of the last `net` is kept with the weights that it had,
-    so that photos described one by one do not wait for it to be compiled again.
+    Where its size is not `fixed`, a photo has any height and width. The function may be called in several
+    threads at a time. That of the last `net` is kept with the weights that it had, so that photos described
+    one by one do not wait for it to be compiled again. Raises `InputError` where the network does not
+    convert.
     """
     # Its converter tells its maker that it was used unless this module is missing.
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
@@ -127,7 +155,8 @@ def openvino(net: Photos, size: int, precision: str) -> Callable[[NDArray[np.uin
     try:
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of tracing, for the maker of the network
-            model = ov.convert_model(net, example_input=example, input=[list(example.shape)])
+            shape = list(example.shape) if fixed else [1, -1, -1, 3]
+            model = ov.convert_model(net, example_input=example, input=[shape])
     except (RuntimeError, OpConversionFailure) as error:
         reason = str(error).strip().splitlines()[-1].strip(" -")
         raise InputError(
@@ -149,4 +178,25 @@ def openvino(net: Photos, size: int, precision: str) -> Callable[[NDArray[np.uin
         output: NDArray[np.float32] = requests.own.infer([photo[None]])[0][0].copy()
         return output
 
+    if not fixed and precision == "float32":
+        _check_sizes(net, network, size)
+    elif not fixed:  # bfloat16 is too coarse to tell
+        openvino(net, size, "float32", fixed=False)
     return network
+
+
+def _check_sizes(net: Photos, network: Callable[[NDArray[np.uint8]], NDArray[np.float32]], size: int) -> None:
+    """Refuse a `network` in which the conversion fixed what depends on the size of a photo."""
+    photo = np.random.default_rng(0).integers(0, 256, (size // 2, size, 3), np.uint8)
+    with torch.inference_mode():
+        expected = net(torch.from_numpy(photo[None])).numpy()[0]
+    try:
+        found = network(photo)
+    except RuntimeError:
+        found = np.zeros_like(expected)
+    cosine = found @ expected / max(np.linalg.norm(found) * np.linalg.norm(expected), 1e-12)
+    if cosine < 0.99999:
+        raise InputError(
+            "extract.engine: openvino does not take this network with photos of any size (resize: keep); "
+            "set it to torch"
+        )

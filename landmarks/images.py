@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple, TypeVar
@@ -174,9 +175,67 @@ def _orientation(image: Image.Image) -> object:
         return None
 
 
-def read_square(source: Source, size: int) -> NDArray[np.uint8]:
-    """The whole photo `source` stretched to `size` x `size`: uint8 (size, size, 3), RGB."""
-    return np.asarray(read(source, 2 * size).resize((size, size), Image.Resampling.BILINEAR))
+@dataclass(frozen=True)
+class Views:
+    """How a photo is shown to a network."""
+
+    size: int
+    """Pixels of a side, which one depends on `resize`."""
+    resize: str = "stretch"
+    """As in `fitted`."""
+    fill: tuple[int, int, int] = (0, 0, 0)
+    scales: tuple[float, ...] = (1.0,)
+    """Of `size`, a view each."""
+    flip: bool = False
+    """Whether each view is also shown mirrored."""
+
+    @property
+    def sizes(self) -> list[int]:
+        """`size` at each of the scales, to the nearest pixel."""
+        return [round(self.size * scale) for scale in self.scales]
+
+    @property
+    def count(self) -> int:
+        """How many views a photo has."""
+        return len(self.scales) * (1 + self.flip)
+
+    @property
+    def fixed(self) -> bool:
+        """Whether all photos come in one size."""
+        return self.resize != "keep"
+
+    def of(self, photo: Source) -> list[NDArray[np.uint8]]:
+        """The views of `photo`, scale by scale: uint8 (H, W, 3), RGB."""
+        image = read(photo, 2 * max(self.sizes))
+        shown = [np.asarray(fitted(image, size, self.resize, self.fill)) for size in self.sizes]
+        return [side for view in shown for side in ((view, view[:, ::-1]) if self.flip else (view,))]
+
+
+def fitted(image: Image.Image, size: int, resize: str, fill: tuple[int, int, int] = (0, 0, 0)) -> Image.Image:
+    """`image` resized by `resize`.
+
+    `stretch`: the whole of it, stretched to `size` x `size`. `crop`: the largest square in its middle, to
+    that size. `pad`: its longest side to `size`, in the middle of a square of the colour `fill`. `keep`: its
+    longest side to `size`, its aspect kept.
+    """
+    if resize == "stretch":
+        return image.resize((size, size), Image.Resampling.BILINEAR)
+    width, height = image.size
+    if resize == "crop":
+        side = min(width, height)
+        left, top = (width - side) // 2, (height - side) // 2
+        middle = image.crop((left, top, left + side, top + side))
+        return middle.resize((size, size), Image.Resampling.BILINEAR)
+    longest = max(width, height)
+    whole = image.resize(
+        (max(1, round(size * width / longest)), max(1, round(size * height / longest))),
+        Image.Resampling.BILINEAR,
+    )
+    if resize == "keep":
+        return whole
+    square = Image.new("RGB", (size, size), fill)
+    square.paste(whole, ((size - whole.width) // 2, (size - whole.height) // 2))
+    return square
 
 
 def in_order(
@@ -204,9 +263,9 @@ def in_order(
 
 
 def batches(
-    photos: Sequence[Source], size: int, batch_size: int, workers: int | None = None
-) -> Iterator[NDArray[np.uint8]]:
-    """The `photos`, in order, as uint8 (batch, size, size, 3) RGB, decoded ahead in threads."""
-    squares = in_order(lambda photo: read_square(photo, size), photos, workers)
-    while batch := list(islice(squares, batch_size)):
-        yield np.stack(batch)
+    photos: Sequence[Source], views: Views, batch_size: int, workers: int | None = None
+) -> Iterator[list[list[NDArray[np.uint8]]]]:
+    """The views of the `photos`, `batch_size` photos at a time, in order, decoded ahead in threads."""
+    decoded = in_order(views.of, photos, workers)
+    while batch := list(islice(decoded, batch_size)):
+        yield batch

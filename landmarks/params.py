@@ -67,11 +67,26 @@ class Split(Section):
         return self
 
 
-class Pretrained(Section):
-    """The trunk as it comes."""
+class Described(Section):
+    """How a network describes a photo."""
 
     image_size: ImageSize
-    layer: Literal["avgpool"]
+    resize: Literal["stretch", "crop", "pad", "keep"]
+    pooling: Literal["avg", "max", "gem", "rmac"]
+    gem_p: Annotated[float, Field(gt=0)]
+    scales: Annotated[tuple[Annotated[float, Field(gt=0, le=4)], ...], Field(strict=False, min_length=1)]
+    flip: bool
+    normalization: Literal["l1", "l2", "sqrt", "none"]
+
+    def describing(self) -> dict[str, Any]:
+        """The parameters as `trunks.pretrained` takes them."""
+        return self.model_dump(include=set(Described.model_fields))
+
+
+class Pretrained(Described):
+    """The trunk as it comes."""
+
+    layer: Annotated[str, Field(min_length=1)]
 
 
 class Augment(Section):
@@ -88,7 +103,7 @@ class Augment(Section):
         return self
 
 
-class Finetuned(Section):
+class Finetuned(Described):
     """The trunk trained on the landmarks."""
 
     epochs: Count
@@ -102,7 +117,7 @@ class Finetuned(Section):
     warmup_epochs: Annotated[int, Field(ge=0)]
     frozen: Annotated[int, Field(ge=0)]
     batch_norm: Literal["frozen", "trained"]
-    image_size: ImageSize
+    learn_gem_p: bool
     train_size: ImageSize
     augment: Augment
     label_smoothing: Annotated[float, Field(ge=0, lt=1)]
@@ -114,7 +129,14 @@ class Finetuned(Section):
 
     def shaping(self) -> dict[str, Any]:
         """The parameters that change the trained weights."""
-        return self.model_dump(exclude={"checkpoint_every", "print_freq", "workers"})
+        only_describing = {"scales", "flip", "normalization"}
+        return self.model_dump(exclude={"checkpoint_every", "print_freq", "workers"} | only_describing)
+
+    @model_validator(mode="after")
+    def _a_p_to_learn(self) -> Self:
+        if self.learn_gem_p and self.pooling != "gem":
+            raise ValueError(f"learn_gem_p is true, but pooling is {self.pooling}; set it to gem")
+        return self
 
 
 class Vlad(Section):
@@ -138,6 +160,13 @@ class Extract(Section):
     engine: Literal["torch", "openvino"]
     precision: Literal["float32", "bfloat16"]
     device: Literal["auto", "cpu", "cuda"]
+    whitening: Literal["none", "pca", "learned"]
+    dimensions: Count
+    power: Fraction
+
+    def whitened(self) -> dict[str, Any]:
+        """How descriptors are whitened, as `describers.whitened` takes it."""
+        return self.model_dump(include={"whitening", "dimensions", "power"})
 
     def execution(self) -> dict[str, str]:
         """How a network is run, as `engines.Execution` takes it."""

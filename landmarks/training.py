@@ -9,8 +9,9 @@ import platform
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import astuple, dataclass, fields
+from dataclasses import astuple, dataclass, fields, replace
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -30,11 +31,13 @@ from torchvision.transforms import v2
 from torchvision.utils import make_grid
 from tqdm import tqdm
 
-from landmarks import engines, images, trunks
+from landmarks import engines, images, pooling, trunks
 from landmarks.catalog import Photo, numbered
+from landmarks.describers import Whitened
 from landmarks.errors import InputError
 from landmarks.files import replacing, sha256
 from landmarks.params import Finetuned
+from landmarks.pooling import GeM, Pooled
 
 LAST, BEST = "last.pt", "best.pt"
 
@@ -161,9 +164,15 @@ def augmentation(recipe: Finetuned) -> v2.Transform:
     )
 
 
-def whole_photo(image_size: int) -> v2.Transform:
-    """From a photo to the uint8 (3, S, S) that extraction describes."""
-    return v2.Compose([v2.Resize((image_size, image_size)), v2.PILToTensor()])
+def whole_photo(options: trunks.Options) -> v2.Transform:
+    """From a photo to the uint8 (3, S, S) that extraction describes.
+
+    Photos that keep their aspect make no batches; they are stretched.
+    """
+    views = options.views()
+    resize = views.resize if views.fixed else "stretch"
+    fit = partial(images.fitted, size=views.size, resize=resize, fill=views.fill)
+    return v2.Compose([v2.Lambda(fit), v2.PILToTensor()])
 
 
 @contextmanager
@@ -200,7 +209,7 @@ def identity(train: Sequence[Photo], val: Sequence[Photo], parameters: dict[str,
             raise InputError(
                 f"{photo.image_path}: gone or not readable ({error.strerror}); run `dvc repro` again"
             ) from None
-    code = (__file__, trunks.__file__, engines.__file__, images.__file__)
+    code = (__file__, trunks.__file__, pooling.__file__, engines.__file__, images.__file__)
     for source in (*code, *([weights] if Path(weights).is_file() else [])):
         digest.update(sha256(Path(source)).encode())
     versions = [module.__version__ for module in (torch, torchvision, timm, PIL)]
@@ -238,7 +247,7 @@ class Training:
         self.train = _Photos(train, labels.tolist(), augmentation(recipe), 2 * recipe.train_size, seed)
         self.train_order = _Order(len(train), seed)
         self.train_loader = self._loader(self.train, self.train_order)
-        val_photos = _Photos(known, val_labels, whole_photo(recipe.image_size), 2 * recipe.image_size)
+        val_photos = _Photos(known, val_labels, whole_photo(self.options), 2 * self.options.image_size)
         self.val_loader = self._loader(val_photos, _Order(len(known), None))
 
         trunks.check_size(trunk.net, self.options.backbone, recipe.train_size, "finetuned.train_size")
@@ -299,7 +308,10 @@ class Training:
                     "finetuned.keep to last"
                 ) from None
         log.info("the model is that of epoch %d", len(self.history))
-        return trunks.Trunk(self.net.trunk, self.options, trunks.Head(self.net.head, tuple(self.classes)))
+        options, trunk = self.options, self.net.trunk
+        if isinstance(trunk, Pooled) and isinstance(trunk.pooling, GeM):
+            options = replace(options, gem_p=trunk.pooling.p.item())
+        return trunks.Trunk(trunk, options, trunks.Head(self.net.head, tuple(self.classes)))
 
     def _epoch(self, number: int) -> Epoch:
         rate = learning_rate(number, self.recipe)
@@ -438,6 +450,8 @@ def evaluate(model: object, photos: Sequence[Photo], recipe: Finetuned) -> dict[
 
     Raises `InputError` where `model` has no head, or none of the `photos` is of a class that it knows.
     """
+    if isinstance(model, Whitened):
+        model = model.model
     if not isinstance(model, trunks.Trunk) or not model.head:
         raise InputError("model: it has no classifier; make one with `dvc exp run -S model=finetuned`")
     linear, classes = model.head
@@ -449,7 +463,7 @@ def evaluate(model: object, photos: Sequence[Photo], recipe: Finetuned) -> dict[
     size = model.options.image_size
     labels = [classes.index(photo.class_image) for photo in known]
     loader = DataLoader(
-        _Photos(known, labels, whole_photo(size), 2 * size),
+        _Photos(known, labels, whole_photo(model.options), 2 * size),
         recipe.batch_size,
         sampler=_Order(len(known), None),
         num_workers=recipe.workers,
@@ -485,11 +499,15 @@ def frozen_norms(net: nn.Module, batch_norm: str) -> list[nn.Module]:
 
 
 def make_optimizer(net: nn.Module, recipe: Finetuned) -> torch.optim.Optimizer:
-    """The optimizer of the parameters of `net` that are not frozen."""
+    """The optimizer of the parameters of `net` that are not frozen; a p of GeM does not decay."""
+    powers = {id(module.p) for module in net.modules() if isinstance(module, GeM)}
     trained = [parameter for parameter in net.parameters() if parameter.requires_grad]
+    groups: list[dict[str, Any]] = [{"params": [one for one in trained if id(one) not in powers]}]
+    if len(groups[0]["params"]) < len(trained):
+        groups.append({"params": [one for one in trained if id(one) in powers], "weight_decay": 0.0})
     if recipe.optimizer == "adamw":
-        return torch.optim.AdamW(trained, recipe.lr, weight_decay=recipe.weight_decay)
-    return torch.optim.SGD(trained, recipe.lr, recipe.momentum, weight_decay=recipe.weight_decay)
+        return torch.optim.AdamW(groups, recipe.lr, weight_decay=recipe.weight_decay)
+    return torch.optim.SGD(groups, recipe.lr, recipe.momentum, weight_decay=recipe.weight_decay)
 
 
 class Events:

@@ -20,9 +20,10 @@ from safetensors.torch import load_file
 from timm.data.config import resolve_data_config
 from torch import Tensor, nn
 
-from landmarks import engines, images
+from landmarks import engines, images, whitening
 from landmarks.engines import Execution, Photos
 from landmarks.errors import InputError
+from landmarks.pooling import Pooled, pooling
 
 RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
 LITE0 = "efficientnet_lite0"
@@ -36,12 +37,28 @@ class Options:
 
     backbone: str
     image_size: int
-    """Pixels: the whole photo is stretched to a square of this side."""
+    """Pixels of the side that `resize` is about."""
     layer: str
+    """`avgpool` for the last feature map, or the name of the module whose output is pooled."""
     normalization: str
+    """As in `normalized`."""
     mean: tuple[float, float, float]
     """Per channel, of RGB values from 0 to 1; so is `std`."""
     std: tuple[float, float, float]
+    resize: str = "stretch"
+    """As in `images.fitted`; padding has the colour of `mean`."""
+    pooling: str = "avg"
+    """`avg` is the network's own pooled layer where `layer` is `avgpool`; others as in `pooling`."""
+    gem_p: float = 3.0
+    scales: tuple[float, ...] = (1.0,)
+    """Of `image_size`; the descriptors of several are joined by `joined`."""
+    flip: bool = False
+    """Whether the mirrored photo is described too."""
+
+    def views(self) -> images.Views:
+        """How the network is shown a photo."""
+        fill = tuple(round(255 * value) for value in self.mean)
+        return images.Views(self.image_size, self.resize, fill, tuple(self.scales), self.flip)  # type: ignore[arg-type]
 
 
 class Head(NamedTuple):
@@ -59,7 +76,12 @@ class Trunk:
         self.options = options
         self.execution = Execution()
         self.head = head
-        self.dimensions = check_size(net, options.backbone, options.image_size, "image_size")
+        self.dimensions = check_size(self.net, options.backbone, options.image_size, "image_size")
+        views = options.views()
+        for size in set(views.sizes) - {options.image_size}:
+            check_size(self.net, options.backbone, size, "scales")
+        if not views.fixed:
+            check_size(self.net, options.backbone, options.image_size, "resize", options.image_size // 2)
 
     @property
     def kind(self) -> str:
@@ -69,18 +91,18 @@ class Trunk:
     def describe(self, photos: Sequence[images.Source], batch_size: int) -> Iterator[NDArray[np.float32]]:
         """Describe photos, a batch at a time: float32 (batch, dimensions), in the order of `photos`.
 
-        A descriptor is the output of the pooled layer divided by the sum of its absolute values.
+        A descriptor is the output of the pooled layer, that of several views joined, and normalised.
         """
-        for pooled in engines.run(self._photos, photos, self.options.image_size, batch_size, self.execution):
-            yield pooled / np.maximum(np.abs(pooled).sum(axis=1, keepdims=True), 1e-12)
+        for pooled in engines.run(self._photos, photos, self.options.views(), batch_size, self.execution):
+            yield normalized(joined(pooled), self.options.normalization)
 
     @cached_property
     def _photos(self) -> Photos:
         return Photos(self.net, self.options.mean, self.options.std)
 
     def tensors(self) -> dict[str, NDArray[Any]]:
-        """The tensors of the network by name."""
-        state = self.net.state_dict()
+        """The tensors of the network by name; those of its pooling are settings."""
+        state = _body(self.net).state_dict()
         if self.head:
             state.update(self.head.linear.state_dict(prefix=f"{HEAD}."))
         return {name: tensor.cpu().contiguous().numpy() for name, tensor in state.items()}
@@ -101,14 +123,57 @@ class Trunk:
             head.linear.load_state_dict({"weight": weight, "bias": bias})
         net = build(options.backbone)
         net.load_state_dict(state)
-        return cls(net, options, head)
+        return cls(with_pooling(net, options), options, head)
 
 
-def pretrained(backbone: str, weights: str, image_size: int, layer: str, seed: int) -> Trunk:
+def joined(views: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The mean of the L2-normalised views of photos, (N, V, D) to (N, D); a single view as it is.
+
+    So are scales joined by Gordo, Almazán, Revaud and Larlus (IJCV 2017) and, for p = 1, by Radenović, Tolias
+    and Chum (TPAMI 2019).
+    """
+    if views.shape[1] == 1:
+        return views[:, 0]
+    lengths = np.linalg.norm(views, axis=2, keepdims=True)
+    mean: NDArray[np.float32] = (views / np.maximum(lengths, 1e-12)).mean(axis=1)
+    return mean
+
+
+def normalized(pooled: NDArray[np.float32], normalization: str) -> NDArray[np.float32]:
+    """Rows (N, D) scaled to sum to 1 in absolute values (`l1`), to unit L2 norm (`l2`), or not (`none`).
+
+    `sqrt`: signed square roots of the former, which have unit L2 norm, so that their L2 distances compare by
+    the Hellinger kernel (Arandjelović and Zisserman, CVPR 2012). Zero rows stay zero.
+    """
+    if normalization == "none":
+        return pooled
+    norms = (
+        np.linalg.norm(pooled, axis=1, keepdims=True)
+        if normalization == "l2"
+        else np.abs(pooled).sum(axis=1, keepdims=True)
+    )
+    scaled: NDArray[np.float32] = pooled / np.maximum(norms, 1e-12)
+    if normalization == "sqrt":
+        scaled = np.sign(scaled) * np.sqrt(np.abs(scaled))
+    return scaled
+
+
+def pretrained(
+    backbone: str,
+    weights: str,
+    image_size: int,
+    layer: str,
+    seed: int,
+    normalization: str = "l1",
+    learn_gem_p: bool = False,
+    **settings: Any,
+) -> Trunk:
     """The trunk `backbone` with `weights`: `imagenet`, `random` (by `seed`), or a path to a state dict.
 
-    Raises `InputError` where there is no such network or file, the tensors do not fit, the download
-    fails, or the network does not take photos of `image_size`.
+    `settings`: of the other fields of `Options` those that are not as usual. `learn_gem_p`: whether training
+    may change the p of GeM. Raises `InputError` where there is no such network, layer or file, the tensors
+    do not fit, the download fails, the network does not take photos of `image_size`, or it has no feature
+    map to pool.
     """
     torch.manual_seed(seed)
     net = build(backbone)
@@ -117,7 +182,31 @@ def pretrained(backbone: str, weights: str, image_size: int, layer: str, seed: i
     elif weights != "random":
         _load(net, read_state_dict(Path(weights)), weights)
     mean, std = _statistics(backbone, net)
-    return Trunk(net, Options(backbone, image_size, layer, "l1", mean, std))
+    options = Options(backbone, image_size, layer, normalization, mean, std, **settings)
+    return Trunk(with_pooling(net, options, learn_gem_p), options)
+
+
+def with_pooling(net: nn.Module, options: Options, learn_gem_p: bool = False) -> nn.Module:
+    """`net`, or where the pooling is not its own, `net` with that pooling."""
+    if options.pooling == "avg" and options.layer == "avgpool":
+        return net
+    layer: str | None = options.layer
+    if layer == "avgpool":
+        layer = "layer4" if options.backbone in RESNETS else None
+    elif layer not in (names := [name for name, _ in net.named_modules() if name]):
+        close = difflib.get_close_matches(layer or "", names, n=3) or [
+            name for name, _ in net.named_children()
+        ]
+        raise InputError(
+            f"layer: {layer!r} is no module of {options.backbone}; allowed are avgpool and its modules, "
+            f"like {', '.join(close)}"
+        )
+    return Pooled(net, layer, pooling(options.pooling, options.gem_p, learn_gem_p), options.backbone)
+
+
+def _body(net: nn.Module) -> nn.Module:
+    """The network without what `with_pooling` added."""
+    return net.net if isinstance(net, Pooled) else net
 
 
 def build(backbone: str) -> nn.Module:
@@ -198,7 +287,10 @@ def _load(net: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
 
 def _classifier_prefixes(net: nn.Module) -> tuple[str, ...]:
     names = getattr(net, "pretrained_cfg", {}).get("classifier", "fc")
-    return tuple(f"{name}." for name in (HEAD, *((names,) if isinstance(names, str) else names or ())))
+    return tuple(
+        f"{name}."
+        for name in (HEAD, whitening.TENSORS, *((names,) if isinstance(names, str) else names or ()))
+    )
 
 
 def _imagenet(backbone: str) -> Mapping[str, Tensor]:
@@ -244,14 +336,18 @@ def _statistics(backbone: str, net: nn.Module) -> tuple[Any, Any]:
     return config["mean"], config["std"]
 
 
-def check_size(net: nn.Module, backbone: str, size: int, parameter: str) -> int:
-    """The length of what `net` makes of photos of `size`; raises `InputError` where it takes none."""
+def check_size(net: nn.Module, backbone: str, size: int, parameter: str, height: int | None = None) -> int:
+    """The length of what `net` makes of photos of `size`; raises `InputError` where it takes none.
+
+    `height`: of the photos, where they are not square.
+    """
+    height = height or size
     try:
         with torch.inference_mode():
-            shape = net(torch.zeros(1, 3, size, size)).shape
+            shape = net(torch.zeros(1, 3, height, size)).shape
     except (RuntimeError, AssertionError, ValueError) as error:
         raise InputError(
-            f"{parameter}: {backbone} does not take photos of {size}x{size} ({_first_line(error)})"
+            f"{parameter}: {backbone} does not take photos of {size}x{height} ({_first_line(error)})"
         ) from None
     if len(shape) != 2:
         raise InputError(

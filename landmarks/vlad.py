@@ -21,13 +21,13 @@ from tqdm import tqdm
 
 from landmarks import images
 from landmarks.errors import InputError
+from landmarks.whitening import Whitening, learn_pca, unit
 
 SIFT_LENGTH = 128
 NORMALIZATIONS = ("signed_sqrt", "intra", "none")
 
 Floats = NDArray[np.float32]
 Item = TypeVar("Item")
-FloatType = TypeVar("FloatType", np.float32, np.float64)
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +51,7 @@ def descriptors(
     # OpenCV returns more than asked where responses tie, as those of one point's orientations do.
     ranks = [(-point.response, point.pt[1], point.pt[0], point.size, point.angle) for point in found]
     sift = np.asarray(vectors, np.float32)[sorted(range(len(ranks)), key=ranks.__getitem__)[:keypoints]]
-    return np.sqrt(_unit(sift, order=1)) if root_sift else sift
+    return np.sqrt(unit(sift, order=1)) if root_sift else sift
 
 
 def sample(photos: Iterable[Floats], count: int, total: int, seed: int) -> Floats:
@@ -111,29 +111,11 @@ def encode(descriptors: Floats, words: Floats, normalization: str) -> Floats:
     if normalization == "signed_sqrt":
         sums = np.sign(sums) * np.sqrt(np.abs(sums))
     elif normalization == "intra":
-        sums = _unit(sums)
+        sums = unit(sums)
     elif normalization != "none":
         raise InputError(f"vlad.normalization: {normalization!r} is not one of {', '.join(NORMALIZATIONS)}")
     vlad = sums.ravel()
-    return (vlad if normalization == "none" else _unit(vlad)).astype(np.float32)
-
-
-@dataclass(frozen=True, eq=False)
-class Whitening:
-    """PCA with whitening of VLAD vectors, scaled to unit norm (Jégou and Chum, ECCV 2012).
-
-    `mean`: float32 (K * 128,). `projection`: float32 (D, K * 128), a row a component, strongest
-    first, divided by the standard deviation along it.
-    """
-
-    mean: Floats
-    projection: Floats
-
-    def apply(self, vlad: Floats) -> Floats:
-        """The whitened `vlad`: float32 (D,), of unit L2 norm; a zero VLAD stays zero."""
-        if not vlad.any():
-            return np.zeros(len(self.projection), np.float32)
-        return _unit(self.projection @ (vlad - self.mean))
+    return (vlad if normalization == "none" else unit(vlad)).astype(np.float32)
 
 
 def learn_whitening(vlads: Floats, dimensions: int) -> Whitening:
@@ -141,14 +123,7 @@ def learn_whitening(vlads: Floats, dimensions: int) -> Whitening:
 
     Raises `InputError` where the vectors span fewer dimensions, which is at most one less than photos.
     """
-    vlads = vlads[vlads.any(axis=1)]
-    mean = vlads.mean(axis=0, dtype=np.float64)
-    with threadpool_limits(1):  # the last bits depend on the number of threads
-        _, spreads, axes = np.linalg.svd(vlads - mean, full_matrices=False)
-    # Spreads below the rounding of float32 are noise, which whitening would blow up.
-    _check_dimensions(dimensions, int(np.sum(spreads > 1e-6 * spreads.max(initial=0))))
-    deviations = spreads[:dimensions, None] / np.sqrt(len(vlads) - 1)
-    return Whitening(mean.astype(np.float32), (axes[:dimensions] / deviations).astype(np.float32))
+    return learn_pca(vlads[vlads.any(axis=1)], dimensions, parameter="vlad.pca_dimensions")
 
 
 @dataclass(frozen=True, eq=False)
@@ -257,14 +232,6 @@ def _in_order(
     """Map `function` over photos in threads, which is enough: Pillow and OpenCV let go of the GIL."""
     cv2.setNumThreads(1)  # two photos at a time are faster than two threads on one photo
     return images.in_order(function, photos, workers)
-
-
-def _unit(vectors: NDArray[FloatType], order: int = 2) -> NDArray[FloatType]:
-    """`vectors` divided by their norm of that order along the last axis; zero ones stay zero."""
-    norms = np.linalg.norm(vectors, order, axis=-1, keepdims=True)
-    norms[norms == 0] = 1
-    units: NDArray[FloatType] = vectors / norms
-    return units
 
 
 def _check_dimensions(dimensions: int, permitted: int) -> None:

@@ -14,7 +14,7 @@ def experiment(seed, score, **changed):
         "params": {"params.yaml": {"data": params}},
         "metrics": {"reports/metrics.json": {"data": metrics}},
     }
-    return {"revs": [{"data": data}]}
+    return {"revs": [{"data": data}], "executor": None}
 
 
 def shown(*experiments):
@@ -60,12 +60,15 @@ def test_sections_are_told_apart_by_their_parameters():
     assert table(runs, None)[0][0] == "split.test"
 
 
-def test_experiments_that_failed_or_wait_are_counted_and_left_out(capsys):
-    queued = experiment(4, 0.9)
-    del queued["revs"][0]["data"]["metrics"]
-    runs = by_settings(shown(*ONE, queued, {"revs": [{"data": None}]}))
-    assert [sorted(seeds) for seeds in runs.values()] == [[0, 1, 2]]
-    assert capsys.readouterr().err == "2 experiments without metrics are left out\n"
+def test_experiments_that_wait_run_or_failed_are_left_out_though_they_show_metrics_of_their_parent(capsys):
+    # As dvc does; only those of the queue have an executor.
+    others = [
+        experiment(seed, 0.9) | {"executor": {"state": state}}
+        for seed, state in enumerate(["queued", "running", "failed", "success"], 3)
+    ]
+    runs = by_settings(shown(*ONE, *others))
+    assert [sorted(seeds) for seeds in runs.values()] == [[0, 1, 2, 6]]
+    assert capsys.readouterr().err == "3 experiments that wait, run or failed are left out\n"
 
 
 def test_without_any_it_says_what_makes_some():

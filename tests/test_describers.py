@@ -10,6 +10,7 @@ from numpy.testing import assert_array_equal
 from safetensors.numpy import save_file
 
 from landmarks import describers, trunks
+from landmarks.catalog import Photo
 from landmarks.errors import InputError
 
 SIZE = 32
@@ -55,6 +56,23 @@ def test_a_model_read_back_describes_the_same(trunk, written, make_photo, tmp_pa
     assert read.dimensions == 512
     [expected], [found] = (list(model.describe(photos, 3)) for model in (trunk, read))
     assert_array_equal(found, expected)
+
+
+def test_a_whitened_model_read_back_describes_the_same_and_is_a_start_for_another(
+    trunk, make_photo, tmp_path
+):
+    photos = [Photo(str(make_photo(tmp_path / f"{i}.jpg", i)), "ab"[i % 2]) for i in range(6)]
+    paths, path = [Path(photo.image_path) for photo in photos], tmp_path / "model.safetensors"
+    model = describers.whitened(trunk, photos, "pca", 3, 1.0)
+    describers.write(path, model)
+    read = describers.read(path)
+    assert read.dimensions == 3
+    assert read.settings()["whitening"] == "pca"
+    [expected], [found] = (list(one.describe(paths, 6)) for one in (model, read))
+    assert_array_equal(found, expected)
+    start = trunks.pretrained("resnet18", str(path), SIZE, "avgpool", 0)
+    [plain], [again] = (list(one.describe(paths, 6)) for one in (trunk, start))
+    assert_array_equal(again, plain)
 
 
 def test_two_processes_write_the_same_bytes(tmp_path):

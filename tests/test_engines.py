@@ -42,7 +42,7 @@ def cosines(a, b):
     ids=lambda value: "-".join(value.values()) if isinstance(value, dict) else None,
 )
 def test_every_engine_gives_what_the_network_gives(trunk, photos, execution, closeness):
-    pixels = np.stack([images.read_square(photo, SIZE) for photo in photos])
+    pixels = np.stack([images.Views(SIZE).of(photo)[0] for photo in photos])
     mean, std = (np.array(values, np.float32) for values in (trunk.options.mean, trunk.options.std))
     with torch.inference_mode():
         expected = trunk.net(

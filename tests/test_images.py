@@ -182,7 +182,7 @@ def test_the_whole_photo_is_stretched_to_a_square(tmp_path):
     wide = np.zeros((10, 80, 3), np.uint8)
     wide[:, 40:] = 200, 100, 50
     Image.fromarray(wide).save(tmp_path / "photo", "PNG")
-    square = images.read_square(tmp_path / "photo", 32)
+    square = images.Views(32).of(tmp_path / "photo")[0]
     assert square.shape == (32, 32, 3)
     assert square.dtype == np.uint8
     assert (square[:, :15] == 0).all()
@@ -207,7 +207,7 @@ def test_a_crop_is_what_lies_between_its_corners_in_the_upright_photo(tmp_path, 
     crop = images.Crop(tmp_path / "photo", box)
     assert images.read(crop).size == (16 * len(expected[0]), 16 * len(expected))
     assert block_values(images.read(crop)) == expected
-    square = images.read_square(crop, 32)
+    (square,) = images.Views(32).of(crop)
     np.testing.assert_array_equal(square, images.read(crop).resize((32, 32), Image.Resampling.BILINEAR))
 
 
@@ -224,19 +224,60 @@ def test_a_crop_without_a_pixel_is_refused(tmp_path, box):
         images.read(images.Crop(tmp_path / "photo", box))
 
 
+def thirds(width=60, height=20):
+    """A red, a green and a blue square beside each other."""
+    pixels = np.zeros((height, width, 3), np.uint8)
+    for third in range(3):
+        pixels[:, third * width // 3 : (third + 1) * width // 3, third] = 200
+    return Image.fromarray(pixels)
+
+
+@pytest.mark.parametrize("upright", [False, True])
+def test_a_photo_is_resized_as_asked(upright):
+    def fitted(resize):
+        photo = thirds().transpose(Image.Transpose.TRANSPOSE) if upright else thirds()
+        found = np.asarray(images.fitted(photo, 30, resize, (1, 2, 3)))
+        return found.transpose(1, 0, 2) if upright else found
+
+    crop, pad, keep = (fitted(resize) for resize in ("crop", "pad", "keep"))
+    assert (crop == [0, 200, 0]).all()
+    assert crop.shape == pad.shape == (30, 30, 3)
+    assert (pad[:10] == [1, 2, 3]).all()
+    assert (pad[20:] == [1, 2, 3]).all()
+    np.testing.assert_array_equal(pad[10:20], keep)
+    assert keep.shape == (10, 30, 3)
+    for third, middle in enumerate((5, 15, 25)):
+        assert (keep[:, middle - 3 : middle + 3] == np.eye(3)[third] * 200).all()
+
+
+def test_a_photo_is_shown_at_each_scale_and_mirrored(tmp_path):
+    thirds().save(tmp_path / "photo.png")
+    shown = images.Views(30, "keep", scales=(1.0, 0.5), flip=True).of(tmp_path / "photo.png")
+    assert [view.shape for view in shown] == [(10, 30, 3), (10, 30, 3), (5, 15, 3), (5, 15, 3)]
+    for view, mirrored in (shown[:2], shown[2:]):
+        third = view.shape[1] // 6
+        assert view[2, third].argmax() == 0
+        np.testing.assert_array_equal(view[:, ::-1], mirrored)
+
+
+def test_a_photo_keeps_its_aspect_to_the_nearest_pixel_and_is_never_empty():
+    assert images.fitted(Image.new("RGB", (400, 301)), 32, "keep").size == (32, 24)
+    assert images.fitted(Image.new("RGB", (400, 2)), 32, "keep").size == (32, 1)
+
+
 def test_batches_hold_the_photos_in_order_and_the_last_is_shorter(tmp_path):
     paths = [tmp_path / f"{i}.png" for i in range(7)]
     for i, path in enumerate(paths):
         Image.new("RGB", (9, 5), (i, 0, 0)).save(path)
-    found = list(images.batches(paths, 4, batch_size=3, workers=2))
-    assert [batch.shape for batch in found] == [(3, 4, 4, 3), (3, 4, 4, 3), (1, 4, 4, 3)]
-    assert np.concatenate(found)[:, 0, 0, 0].tolist() == [0, 1, 2, 3, 4, 5, 6]
+    found = list(images.batches(paths, images.Views(4), batch_size=3, workers=2))
+    assert [np.shape(batch) for batch in found] == [(3, 1, 4, 4, 3), (3, 1, 4, 4, 3), (1, 1, 4, 4, 3)]
+    assert np.concatenate(found)[:, 0, 0, 0, 0].tolist() == [0, 1, 2, 3, 4, 5, 6]
 
 
 def test_a_bad_photo_in_a_batch_is_named(tmp_path, make_photo):
     good, bad = make_photo(tmp_path / "good.jpg"), tmp_path / "bad.jpg"
     with pytest.raises(InputError, match=re.escape(str(bad))):
-        list(images.batches([good, bad], 8, batch_size=2))
+        list(images.batches([good, bad], images.Views(8), batch_size=2))
 
 
 def test_results_keep_the_order_of_the_items_though_the_first_is_last_to_finish():

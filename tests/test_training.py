@@ -251,7 +251,9 @@ def test_the_model_describes_and_classifies_after_a_round_trip(photos: list[Phot
 
     figures = training.evaluate(again, photos, RECIPE)
     linear = again.head.linear
-    data = torch.from_numpy(np.stack([training.whole_photo(32)(Image.open(path)).numpy() for path in paths]))
+    data = torch.from_numpy(
+        np.stack([training.whole_photo(again.options)(Image.open(path)).numpy() for path in paths])
+    )
     with torch.no_grad():
         logits = linear(
             again.net(engines.normalize(data.permute(0, 2, 3, 1), again.options.mean, again.options.std))
@@ -260,6 +262,23 @@ def test_the_model_describes_and_classifies_after_a_round_trip(photos: list[Phot
     assert figures["prec@1"] == pytest.approx((logits.argmax(1) == labels).float().mean().item())
     assert figures["loss"] == pytest.approx(nn.functional.cross_entropy(logits, labels).item(), rel=1e-5)
     assert figures["prec@5"] == 1.0
+
+
+def test_the_p_of_gem_is_learned_when_asked_and_stays_with_the_model(photos: list[Photo], tmp_path: Path):
+    paths = [Path(photo.image_path) for photo in photos[:3]]
+    for learned in (False, True):
+        plan = recipe(train_size=64, learn_gem_p=learned)  # at 32 pixels its map is one pixel
+        start = trunks.pretrained(
+            "resnet18", "random", 64, "avgpool", 0, learn_gem_p=learned, pooling="gem", gem_p=3.0
+        )
+        made = training.Training(start, photos, photos[:4], plan, 0, tmp_path / str(learned))
+        list(made.epochs())
+        model = made.result()
+        assert (model.options.gem_p != 3.0) == learned
+        describers.write(tmp_path / "model.safetensors", model)
+        again = describers.read(tmp_path / "model.safetensors")
+        [found], [expected] = again.describe(paths, 3), model.describe(paths, 3)
+        np.testing.assert_array_equal(found, expected)
 
 
 def test_a_model_of_this_pipeline_is_a_start_with_a_new_head(photos: list[Photo], tmp_path: Path):

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import pickle
 import re
@@ -70,7 +71,9 @@ def prepared(photos, mean, std, size=SIZE):
     """The photos as torchvision's own transforms prepare them."""
     steps = transforms.Compose(
         [
-            transforms.Resize((size, size), transforms.InterpolationMode.BILINEAR),
+            transforms.Resize(
+                size if isinstance(size, tuple) else (size, size), transforms.InterpolationMode.BILINEAR
+            ),
             transforms.ToTensor(),
             transforms.Normalize(mean, std),
         ]
@@ -125,6 +128,74 @@ def test_other_networks_of_timm_are_known_by_name(photos):
     assert trunk.kind == "timm"
     assert describe(trunk, photos).shape == (5, trunk.dimensions) == (5, 1024)
     assert trunk.options.mean == (0.485, 0.456, 0.406)
+
+
+@pytest.mark.parametrize(
+    ("normalization", "expected"),
+    [
+        ("l1", [[0.25, -0.75], [0, 0]]),
+        ("l2", [[1 / np.sqrt(10), -3 / np.sqrt(10)], [0, 0]]),
+        ("sqrt", [[0.5, -np.sqrt(0.75)], [0, 0]]),
+        ("none", [[1, -3], [0, 0]]),
+    ],
+)
+def test_descriptors_are_normalised_as_asked(normalization, expected):
+    found = trunks.normalized(np.array([[1, -3], [0, 0]], np.float32), normalization)
+    assert found.dtype == np.float32
+    assert_allclose(found, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("engine", ["torch", "openvino"])
+def test_photos_that_keep_their_aspect_are_described_each_at_its_size(network, trunk, photos, engine):
+    keeping = trunks.Trunk(trunk.net, dataclasses.replace(trunk.options, resize="keep"))
+    keeping.execution = trunks.Execution(engine)
+    pooled = []
+    hook = network.avgpool.register_forward_hook(lambda *args: pooled.append(args[-1].flatten(1)))
+    for number, photo in enumerate(photos):
+        width, height = 96 - 9 * number, 48 + 7 * number
+        size = (round(SIZE * height / max(width, height)), round(SIZE * width / max(width, height)))
+        with torch.no_grad():
+            network(prepared([photo], [0.485, 0.456, 0.406], [0.229, 0.224, 0.225], size))
+    hook.remove()
+    check_descriptors(describe(keeping, [*photos, photos[0]], 3)[:5], torch.cat(pooled))
+
+
+@pytest.mark.parametrize("engine", ["torch", "openvino"])
+@pytest.mark.parametrize("resize", ["stretch", "keep"])
+def test_several_scales_and_the_mirrored_photo_are_averaged(trunk, photos, engine, resize):
+    def of(scales):
+        options = dataclasses.replace(trunk.options, resize=resize, scales=scales, normalization="l2")
+        several = trunks.Trunk(trunk.net, options)
+        several.execution = trunks.Execution(engine)
+        return describe(several, photos, 2)
+
+    large, small = of((2.0,)), of((1.0,))
+    mean = large + small
+    expected = mean / np.linalg.norm(mean, axis=1, keepdims=True)
+    assert_allclose(of((2.0, 1.0)), expected, atol=1e-5)
+    assert np.abs(large - small).max() > 0.01
+
+
+def test_the_mirrored_photo_is_described_like_the_photo_with_flip(trunk, photos, tmp_path):
+    mirrored = tmp_path / "mirrored.png"
+    Image.open(photos[0]).transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(mirrored)
+    both = trunks.Trunk(trunk.net, dataclasses.replace(trunk.options, flip=True))
+    found = describe(both, [photos[0], mirrored])
+    assert_allclose(found[0], found[1], atol=1e-6)
+    [one, other] = describe(trunk, [photos[0], mirrored])
+    assert np.abs(one - other).max() > 1e-4
+
+
+def test_a_scale_that_the_network_does_not_take_is_refused():
+    with pytest.raises(InputError, match="scales: vit_tiny_patch16_224 does not take photos of 112x112"):
+        trunks.pretrained("vit_tiny_patch16_224", "random", 224, "avgpool", 0, scales=(1.0, 0.5))
+
+
+def test_a_model_of_before_there_was_a_choice_loads_and_describes_as_it_did(trunk, photos):
+    settings = json.loads(json.dumps(trunk.settings()))
+    first = {"backbone", "image_size", "layer", "normalization", "mean", "std", "classes"}
+    old = trunks.Trunk.restore(trunk.tensors(), {name: settings[name] for name in first})
+    assert_array_equal(describe(old, photos), describe(trunk, photos))
 
 
 @pytest.mark.parametrize("batch_size", [1, 2])

@@ -105,10 +105,13 @@ def _expand(index: Index, neighbours: int, alpha: float, queries: Queries) -> Qu
 
     rows, distances = (part[:, :neighbours] for part in queries.ranking)
     there = np.isfinite(distances)
-    near = gathered(index.descriptors, np.where(there, rows, 0))
-    return index.search(
-        replace(queries, descriptors=expanded(queries.descriptors, near, there, alpha, index.norm))
-    )
+    at_once = block_rows(queries.descriptors.shape[1] * (neighbours + 1))
+    blocks = []
+    for start in range(0, len(rows), at_once):
+        part = slice(start, start + at_once)
+        near = gathered(index.descriptors, np.where(there[part], rows[part], 0))
+        blocks.append(expanded(queries.descriptors[part], near, there[part], alpha, index.norm))
+    return index.search(replace(queries, descriptors=np.concatenate(blocks)))
 
 
 def _k_reciprocal(index: Index, options: RerankOptions) -> Step:

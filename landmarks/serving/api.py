@@ -23,6 +23,12 @@ TITLES = {
     "L2": "Euclidean",
     "L3": "cosine",
     "one": "as retrieved",
+    "dba": "index photos averaged with their neighbours",
+    "aqe": "asked again with the mean of the first results",
+    "alpha_qe": "asked again with a weighted mean of the first results",
+    "k_reciprocal": "by neighbours in common",
+    "diffusion": "by random walks among neighbours",
+    "geometric": "by matching keypoints",
     "two": "voted landmark first",
 }
 

@@ -20,7 +20,14 @@ def main() -> None:
 
     with training.processes() as writes:
         recipe, seed = options.finetuned, options.seed
-        trunk = trunks.pretrained(options.backbone, options.weights, recipe.image_size, "avgpool", seed)
+        trunk = trunks.pretrained(
+            options.backbone,
+            options.weights,
+            seed=seed,
+            layer="avgpool",
+            learn_gem_p=recipe.learn_gem_p,
+            **recipe.describing(),
+        )
         shaping = {"backbone": options.backbone, "weights": options.weights, "seed": seed}
         name = training.identity(train, val, shaping | recipe.shaping(), options.weights)
         course = training.Training(trunk, train, val, recipe, seed, Path("models/checkpoints", name))
@@ -36,7 +43,8 @@ def main() -> None:
             events.add(epoch)
             curve.append(astuple(epoch))
         catalog.write_rows(CURVE, training.COLUMNS, curve)
-        describers.write(Path("models/model.safetensors"), course.result())
+        model = describers.whitened(course.result(), train, **options.extract.whitened())
+        describers.write(Path("models/model.safetensors"), model)
 
 
 def processes() -> int:

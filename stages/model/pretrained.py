@@ -15,12 +15,14 @@ def main() -> None:
     trunk = trunks.pretrained(
         options.backbone,
         options.weights,
-        options.pretrained.image_size,
-        options.pretrained.layer,
-        options.seed,
+        seed=options.seed,
+        layer=options.pretrained.layer,
+        **options.pretrained.describing(),
     )
     catalog.write_rows(CURVE, ["epoch"], [])  # no training, no curve
-    describers.write(Path("models/model.safetensors"), trunk)
+    train = catalog.read_photos(Path("data/splits/train.csv"))
+    model = describers.whitened(trunk, train, **options.extract.whitened())
+    describers.write(Path("models/model.safetensors"), model)
 
 
 if __name__ == "__main__":

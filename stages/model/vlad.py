@@ -16,7 +16,8 @@ def main() -> None:
         raise InputError(f"{TRAIN}: no photos to learn visual words from; raise split.train")
     model = vlad.train([Path(photo.image_path) for photo in photos], **options.vlad.model_dump())
     catalog.write_rows(CURVE, ["epoch"], [])  # no training, no curve
-    describers.write(Path("models/model.safetensors"), model)
+    whitened = describers.whitened(model, photos, **options.extract.whitened())
+    describers.write(Path("models/model.safetensors"), whitened)
 
 
 if __name__ == "__main__":

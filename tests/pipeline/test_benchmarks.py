@@ -183,6 +183,7 @@ def test_oxford_is_sorted_and_split_by_its_ground_truth(without_photos: Project,
     assert not set(index) & set(queries)
 
 
+@pytest.mark.slow
 def test_paris_from_its_archives_to_the_figures_of_both_protocols(without_photos: Project, served: str):
     project = without_photos
     urls = [served + SERVED[name] for name in ("paris 1", "paris 2")]
@@ -193,7 +194,7 @@ def test_paris_from_its_archives_to_the_figures_of_both_protocols(without_photos
     # As Paris6k was published: the queries are searched too.
     landmarks(project, "ground-truth", "oxford", "paris", "--url", served + SERVED["paris truth"])
     project.set(dataset="paris", split__method="ground_truth")
-    project.set(evaluate__protocol="oxford", evaluate__queries_in_index=True)
+    project.set(evaluate__protocol="oxford", evaluate__queries_in_index=True, evaluate__bootstrap=0)
     log = project.run("dvc", "repro").stderr
     assert "1 files rejected (1 were published broken)" in log
     assert "1 photos of the ground truth were rejected; none will be found" in log

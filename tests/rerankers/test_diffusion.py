@@ -30,8 +30,11 @@ def test_the_graph_is_that_of_whole_matrices(monkeypatch, distance, k, gamma):
 
 def test_a_photo_without_keypoints_has_no_neighbours():
     x = np.array([[0, 0], [1, 0], [0.8, 0.6], [0, 0]], np.float32)
-    found = diffusion.graph(x, "L2", 3, 1, zeros_last=True).toarray()
-    np.testing.assert_allclose(found, np.where(np.eye(4)[[3, 2, 1, 0]] * [0, 1, 1, 0], 0.8, 0), atol=1e-6)
+    for gamma, affinity in ((1, 0.8), (0, 1)):
+        found = diffusion.graph(x, "L2", 3, gamma, zeros_last=True).toarray()
+        expected = np.zeros((4, 4))
+        expected[1, 2] = expected[2, 1] = affinity
+        np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
 @pytest.mark.parametrize("alpha", [0.0, 0.5, 0.99])

@@ -156,7 +156,7 @@ def test_the_keyboard_is_enough(open_page):
     expect_focus(page, "input[value=L1]")
     page.keyboard.press("Tab")
     expect_focus(page, "input[value=one]")
-    page.keyboard.press("ArrowRight")
+    page.keyboard.press("ArrowLeft")
     expect_reds(page, 10, 14, 40, 20)
     page.keyboard.press("Tab")
     page.keyboard.press("Enter")

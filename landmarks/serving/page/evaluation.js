@@ -48,13 +48,14 @@ export async function showEvaluation(place, params, signal) {
 }
 
 function draw({ metrics, landmarks, confusion, curve }) {
-  const { queries, index, ...shares } = metrics;
+  const { queries, index, map_low: low, map_high: high, ...shares } = metrics;
   return [
     h("div", { class: "title" },
       h("h1", {}, "Evaluation"),
       queries && index && h("p", {}, `${count(queries, "query", "queries")} against ${count(index, "photo")}`)),
     h("dl", { class: "metrics" }, Object.entries(shares).map(([name, value]) => {
-      const [title, meaning] = MEANING[name] ?? [name, ""];
+      let [title, meaning] = MEANING[name] ?? [name, ""];
+      if (name === "map" && low !== undefined) meaning += `, 95\u00a0% between ${fixed(low)} and ${fixed(high)}`;
       return h("div", {}, h("dt", {}, title), h("dd", { class: "value" }, COUNTED.test(name) ? `${value}` : fixed(value)), h("dd", { class: "small" }, meaning));
     })),
     h("div", { class: "charts" },
