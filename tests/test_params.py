@@ -1,4 +1,6 @@
 import operator
+import re
+import shlex
 from functools import reduce
 from pathlib import Path
 
@@ -56,6 +58,16 @@ def test_allowed_values_load(load_with, changes):
     for name, value in changes.items():
         section, _, key = name.rpartition(".")
         assert (loaded[section] if section else loaded)[key] == value
+
+
+@pytest.mark.parametrize("document", ["README.md", "docs/benchmarks-oxford-paris.md", "docs/ground-truth.md"])
+def test_the_settings_of_documented_experiments_are_allowed(load_with, document):
+    text = (COMMITTED.parent / document).read_text(encoding="utf-8")
+    lines = [line for line in re.findall(r"^dvc exp run -S .*", text, re.MULTILINE) if "--queue" not in line]
+    assert lines
+    for line in lines:
+        settings = [word.split("=", 1) for word in shlex.split(line) if "=" in word]
+        load_with({name: yaml.safe_load(value) for name, value in settings})
 
 
 @pytest.mark.parametrize(
