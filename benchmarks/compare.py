@@ -23,9 +23,13 @@ Runs = dict[Settings, dict[int, dict[str, float]]]
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--against", metavar="NAME=VALUE", help="the rows that the others are compared with")
+    parser.add_argument("--where", metavar="NAME=VALUE", action="append", default=[], help="only these")
     parser.add_argument("--csv", type=Path, help="also write the table there, for `dvc plots`")
     options = parser.parse_args()
-    header, rows = table(by_settings(json.load(sys.stdin)), options.against)
+    runs = where(by_settings(json.load(sys.stdin)), options.where)
+    if not runs:
+        sys.exit("error: no finished experiments; dvc exp run --queue and --run-all make them")
+    header, rows = table(runs, options.against)
     print("| " + " | ".join(header) + " |\n|" + "---|" * len(header))
     for row in rows:
         print("| " + " | ".join(row) + " |")
@@ -53,9 +57,13 @@ def by_settings(shown: Sequence[Mapping[str, Any]]) -> Runs:
             runs.setdefault(tuple(sorted(params.items())), {})[seed] = metrics
     if unfinished:
         print(f"{unfinished} experiments that wait, run or failed are left out", file=sys.stderr)
-    if not runs:
-        sys.exit("error: no finished experiments; dvc exp run --queue and --run-all make them")
     return runs
+
+
+def where(runs: Runs, conditions: Sequence[str]) -> Runs:
+    """Those that meet all `conditions`, as in `split.test=0.34`."""
+    wanted = {tuple(condition.split("=", 1)) for condition in conditions}
+    return {some: runs[some] for some in runs if wanted <= {(name, str(value)) for name, value in some}}
 
 
 def flattened(params: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

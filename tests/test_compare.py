@@ -2,9 +2,7 @@
 
 from statistics import stdev
 
-import pytest
-
-from benchmarks.compare import by_settings, csv_rows, table
+from benchmarks.compare import by_settings, csv_rows, table, where
 
 
 def experiment(seed, score, **changed):
@@ -71,6 +69,8 @@ def test_experiments_that_wait_run_or_failed_are_left_out_though_they_show_metri
     assert capsys.readouterr().err == "3 experiments that wait, run or failed are left out\n"
 
 
-def test_without_any_it_says_what_makes_some():
-    with pytest.raises(SystemExit, match="no finished experiments"):
-        by_settings(shown())
+def test_conditions_choose_among_the_experiments():
+    other = experiment(0, 0.9, split={"test": 0.2})
+    runs = by_settings(shown(*ONE, *AQE, other))
+    assert [len(where(runs, some)) for some in ([], ["split.test=0.34"], ["split.test=0.2"])] == [3, 2, 1]
+    assert not where(runs, ["split.test=0.2", "rerank=aqe"])
