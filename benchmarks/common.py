@@ -27,6 +27,24 @@ def ratio(slow: Sequence[float], fast: Sequence[float]) -> float:
     return statistics.median(a / b for a, b in zip(slow, fast, strict=True))
 
 
+def over_cores(
+    title: str, work: Callable[[int], object], figure: Callable[[float], str], unit: str, rounds: int
+) -> None:
+    """Report `work` by one worker and by one a core; `figure` tells its seconds in `unit`."""
+    cores = len(os.sched_getaffinity(0))
+    seconds = paired({"one": lambda: work(1), "all": lambda: work(cores)}, rounds)
+    rows = [
+        ("1", figure(min(seconds["one"])), "1"),
+        (cores, figure(min(seconds["all"])), f"{ratio(seconds['one'], seconds['all']):.2f}"),
+    ]
+    report(
+        f"{title}; peak memory {peak_memory():.2f} GB",
+        ("workers", f"{unit}, best round", f"ratio, median of {rounds} rounds"),
+        rows,
+        ["opencv-contrib-python-headless", "numpy"],
+    )
+
+
 def peak_memory() -> float:
     """The most memory that this process has held, in GB."""
     # Not getrusage, which counts what the parent held when it forked.

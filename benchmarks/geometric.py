@@ -3,12 +3,11 @@
 python benchmarks/geometric.py data/vietnam5/images
 """
 
-import os
 import sys
 from pathlib import Path
 
 import numpy as np
-from common import paired, peak_memory, ratio, report
+from common import over_cores
 
 from landmarks import params
 from landmarks.rerankers import geometric
@@ -30,18 +29,13 @@ def main() -> None:
             for query, results in tasks:
                 geometric.verified(query, results, options, workers)
 
-    cores = len(os.sched_getaffinity(0))
-    seconds = paired({"one": lambda: verify(1), "all": lambda: verify(cores)}, ROUNDS)
-    rows = [
-        ("1", f"{min(seconds['one']):.1f}", "1"),
-        (cores, f"{min(seconds['all']):.1f}", f"{ratio(seconds['one'], seconds['all']):.2f}"),
-    ]
-    report(
+    over_cores(
         f"{QUERIES} queries verified against {CANDIDATES} of {len(photos)} photos each, features included; "
-        f"{options.features}, {options.model}; peak memory {peak_memory():.2f} GB",
-        ("threads", "seconds, best round", f"ratio, median of {ROUNDS} rounds"),
-        rows,
-        ["opencv-contrib-python-headless", "numpy"],
+        f"{options.features}, {options.model}",
+        verify,
+        lambda seconds: f"{seconds:.1f}",
+        "seconds",
+        ROUNDS,
     )
 
 

@@ -77,15 +77,7 @@ def write_index(root: Path, rows: int) -> None:
 @contextmanager
 def served(root: Path) -> Iterator[int]:
     """The port at which the index at `root` is served."""
-    command = [
-        sys.executable,
-        "-c",
-        "from landmarks.cli import main; main()",
-        "serve",
-        "--port",
-        "0",
-        "--json",
-    ]
+    command = [sys.executable, "-m", "landmarks", "serve", "--port", "0", "--json"]
     with subprocess.Popen(command, cwd=root, stdout=subprocess.PIPE, text=True) as server:
         assert server.stdout
         yield int(json.loads(server.stdout.readline())["url"].rstrip("/").rpartition(":")[2])

@@ -3,11 +3,10 @@
 python benchmarks/vlad.py data/vietnam5/images
 """
 
-import os
 import sys
 from pathlib import Path
 
-from common import paired, peak_memory, ratio, report
+from common import over_cores
 
 from landmarks import vlad
 
@@ -17,7 +16,6 @@ ROUNDS = 5
 def main() -> None:
     folder = Path(sys.argv[1])
     photos = sorted(path for path in folder.rglob("*") if path.is_file())
-    cores = len(os.sched_getaffinity(0))
     model = vlad.train(
         photos[::4],
         words=64,
@@ -30,22 +28,12 @@ def main() -> None:
         kmeans_iterations=30,
         seed=0,
     )
-    seconds = paired(
-        {
-            "one": lambda: list(model.describe(photos, workers=1)),
-            "all": lambda: list(model.describe(photos, workers=cores)),
-        },
+    over_cores(
+        f"SIFT and VLAD of {len(photos)} photos",
+        lambda workers: list(model.describe(photos, workers=workers)),
+        lambda seconds: f"{len(photos) / seconds:.1f}",
+        "photos a second",
         ROUNDS,
-    )
-    rows = [
-        ("1", f"{len(photos) / min(seconds['one']):.1f}", "1"),
-        (cores, f"{len(photos) / min(seconds['all']):.1f}", f"{ratio(seconds['one'], seconds['all']):.2f}"),
-    ]
-    report(
-        f"SIFT and VLAD of {len(photos)} photos; peak memory {peak_memory():.2f} GB",
-        ("workers", "photos a second, best round", f"ratio, median of {ROUNDS} rounds"),
-        rows,
-        ["opencv-contrib-python-headless", "numpy"],
     )
 
 

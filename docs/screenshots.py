@@ -17,15 +17,7 @@ COLOURS = 200  # of a palette, which makes the files a third as large
 
 def main() -> None:
     chromium = shutil.which("chromium") or sys.exit("no Chromium: apt-get install chromium")
-    command = [
-        sys.executable,
-        "-c",
-        "from landmarks.cli import main; main()",
-        "serve",
-        "--port",
-        "0",
-        "--json",
-    ]
+    command = [sys.executable, "-m", "landmarks", "serve", "--port", "0", "--json"]
     with ExitStack() as stack:
         server = stack.enter_context(subprocess.Popen(command, stdout=subprocess.PIPE, text=True))
         stack.callback(server.terminate)

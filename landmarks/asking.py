@@ -12,12 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from landmarks import describers, features, files, images, params, rankings
-from landmarks.catalog import Photo
+from landmarks.catalog import Photo, rows_by_path
 from landmarks.describers import Describer
 from landmarks.errors import InputError
+from landmarks.features import Store
 from landmarks.images import Source
 from landmarks.params import Distance, Params, Rerank
-from landmarks.rankings import NO_ROW, QUERIES_AT_ONCE
+from landmarks.rankings import NO_ROW, QUERIES_AT_ONCE, Block
 from landmarks.rerankers.reranker import Reranker
 
 MODEL = Path("models/model.safetensors")
@@ -52,21 +53,22 @@ class Answer(NamedTuple):
         return {
             "landmark": self.landmark,
             "votes": self.votes,
-            "nearest": _finite(self.nearest),
+            "nearest": finite(self.nearest),
             "results": [
                 {
                     "rank": result.rank,
                     "row": result.row,
                     "image_path": result.photo.image_path,
                     "class_image": result.photo.class_image,
-                    "distance": _finite(result.distance),
+                    "distance": finite(result.distance),
                 }
                 for result in self.results
             ],
         }
 
 
-def _finite(distance: float) -> float | None:
+def finite(distance: float) -> float | None:
+    """`distance` as JSON takes it: None where it is infinite."""
     return distance if np.isfinite(distance) else None
 
 
@@ -112,23 +114,27 @@ class Index:
         return describers.read(self.root / MODEL, **self.params.extract.execution())
 
     @cached_property
-    def _row_of(self) -> dict[str, int]:
-        return {photo.image_path: row for row, photo in enumerate(self.photos)}
+    def row_of(self) -> dict[str, int]:
+        """The row of each photo, by its path."""
+        return rows_by_path(self.photos)
+
+    @cached_property
+    def _store(self) -> Store:
+        return Store(self.features, self.photos, self.attributes)
 
     @cached_property
     def _reranker(self) -> Callable[[Rerank, Distance], Reranker]:
         """Rerankers, the last few of which are kept, since some methods prepare the index first."""
-        store = features.Store(self.features, self.photos, self.attributes)
         options = self.params.rerank_options
         return lru_cache(maxsize=8)(
-            lambda chain, distance: Reranker(chain, store, distance, options, self.root)
+            lambda chain, distance: Reranker(chain, self._store, distance, options, self.root)
         )
 
     def path_of(self, photo: Path) -> str | None:
         """The path of the file `photo` as the index has it, None where it is not in the index."""
         for file, root in ((photo, self.root), (photo.resolve(), self.root.resolve())):
             path = Path(os.path.relpath(file, root)).as_posix()
-            if path in self._row_of:
+            if path in self.row_of:
                 return path
         return None
 
@@ -155,15 +161,23 @@ class Index:
         """
         paths = paths or [None] * len(descriptors)
         distance, rerank = distance or self.params.distance, rerank or self.params.rerank
-        self._reranker(rerank, distance)
+        reranker = self._reranker(rerank, distance)
         if "geometric" in rerank and not photos and None in paths:
             raise InputError("rerank: geometric compares photos, and only descriptors were given")
         queries = photos or [b""] * len(paths)
         sources = [Path(path) if path else photo for path, photo in zip(paths, queries, strict=True)]
+        own = rankings.own_rows([path or "" for path in paths], self.row_of)
+        depth = rankings.ranking_depth(len(self.photos), self.params.retrieve.depth)
+        if rerank == "one":  # which needs no more of the ranking than is shown or votes
+            depth = min(depth, max(top, self.params.rerank_options.vote_depth))
+        memory = self.params.retrieve.memory << 20
         answers: list[Answer] = []
         for start in range(0, len(descriptors), QUERIES_AT_ONCE):
             part = slice(start, start + QUERIES_AT_ONCE)
-            answers.extend(self._answers(descriptors[part], sources[part], distance, rerank, top))
+            retrieved = rankings.nearest(
+                descriptors[part], own[part], self.features, distance, depth, self._store.zeros_last, memory
+            )
+            answers.extend(self._answers(reranker, sources[part], descriptors[part], retrieved, top))
         return answers
 
     def answer_each(
@@ -194,22 +208,12 @@ class Index:
 
     def _answers(
         self,
-        descriptors: NDArray[np.float32],
+        reranker: Reranker,
         photos: Sequence[Source],
-        distance: Distance,
-        chain: Rerank,
+        descriptors: NDArray[np.float32],
+        retrieved: Block,
         top: int,
     ) -> Iterator[Answer]:
-        reranker = self._reranker(chain, distance)
-        places = [photo.as_posix() if isinstance(photo, Path) else "" for photo in photos]
-        own = np.array([self._row_of.get(place, NO_ROW) for place in places], np.int64)
-        vote_depth = self.params.rerank_options.vote_depth
-        depth = rankings.ranking_depth(len(self.photos), self.params.retrieve.depth)
-        if chain == "one":  # which needs no more of the ranking than is shown or votes
-            depth = min(depth, max(top, vote_depth))
-        memory = self.params.retrieve.memory << 20
-        blanks = self.attributes.get("kind") == "vlad"
-        retrieved = rankings.nearest(descriptors, own, self.features, distance, depth, blanks, memory)
         block, votes = reranker.rerank(photos, descriptors, retrieved)
         limit = np.inf if self.params.evaluate.reject_above is None else self.params.evaluate.reject_above
         for query, winner in enumerate(reranker.voted(votes)):

@@ -192,6 +192,11 @@ def box_columns(box: Box | None) -> list[str]:
     return [repr(float(corner)).removesuffix(".0") for corner in box] if box else [""] * len(BOX)
 
 
+def rows_by_path(photos: Sequence[Photo]) -> dict[str, int]:
+    """The row of each of `photos`, by its path."""
+    return {photo.image_path: row for row, photo in enumerate(photos)}
+
+
 def numbered(names: Sequence[str]) -> tuple[list[str], NDArray[np.intp]]:
     """The distinct `names` in alphabetical (code point) order, and the number of each name among them."""
     distinct = sorted(set(names))

@@ -1,5 +1,6 @@
 """Running a network over photos: by PyTorch or OpenVINO, in float32 or bfloat16, on the CPU or a GPU."""
 
+import logging
 import os
 import sys
 import warnings
@@ -135,16 +136,16 @@ def _by_openvino(
         yield np.stack(batch)
 
 
-@lru_cache(maxsize=1)
+@lru_cache(maxsize=8)
 def openvino(
     net: Photos, size: int, precision: str, fixed: bool = True
 ) -> Callable[[NDArray[np.uint8]], NDArray[np.float32]]:
     """`net` compiled by OpenVINO: from a photo, uint8 (size, size, 3), to its output, float32 (D,).
 
     Where its size is not `fixed`, a photo has any height and width. The function may be called in several
-    threads at a time. That of the last `net` is kept with the weights that it had, so that photos described
-    one by one do not wait for it to be compiled again. Raises `InputError` where the network does not
-    convert.
+    threads at a time. The last ones, of a `net` at several scales say, are kept with the weights that it had,
+    so that photos described one by one do not wait for it to be compiled again. Raises `InputError` where
+    the network does not convert.
     """
     # Its converter tells its maker that it was used unless this module is missing.
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
@@ -152,6 +153,8 @@ def openvino(
     from openvino.frontend import OpConversionFailure
 
     example = torch.zeros(1, size, size, 3, dtype=torch.uint8)
+    root = logging.getLogger()
+    level = root.level  # which the converter raises for good where it fails
     try:
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of tracing, for the maker of the network
@@ -162,6 +165,8 @@ def openvino(
         raise InputError(
             f"extract.engine: openvino does not take this network ({reason}); set it to torch"
         ) from None
+    finally:
+        root.setLevel(level)
     cores = len(os.sched_getaffinity(0))
     settings = {
         # Without the hint, processors with AMX would silently use bfloat16.

@@ -32,6 +32,11 @@ class Store(NamedTuple):
     photos: list[Photo]
     attributes: dict[str, Any]
 
+    @property
+    def zeros_last(self) -> bool:
+        """Whether a zero vector means that there is nothing to compare, as a photo without keypoints does."""
+        return bool(self.attributes.get("kind") == "vlad")
+
 
 def extract(
     path: Path, photos: Sequence[Photo], describer: Describer, attributes: Mapping[str, Any], batch_size: int

@@ -125,20 +125,36 @@ def distances(queries: Floats, rows: Floats, distance: str, out: Floats) -> None
         out /= 2
 
 
+@njit(inline="always")
+def _key(bits: Any, row: Any) -> Any:
+    return (np.uint64(bits) << np.uint64(32)) | np.uint64(row)
+
+
+@njit(nogil=True, cache=True)
+def keep_all(found: Any, first: int, keys: Any) -> None:
+    """Write the keys of the `found` distances (Q, B) of the rows from `first` on to uint64 `keys` (Q, N).
+
+    A key holds the bits of a distance (which order as the distance does, for it is not negative) above those
+    of its row: so of equal distances the lower row is the nearer.
+    """
+    bits = found.view(np.uint32)
+    for query in range(len(found)):
+        for place in range(found.shape[1]):
+            keys[query, first + place] = _key(bits[query, place], first + place)
+
+
 @njit(nogil=True, cache=True)
 def keep_nearest(found: Any, first: int, nearest: Any) -> None:
     """Take the `found` distances (Q, B) of the rows from `first` on into the `nearest` so far.
 
-    `nearest`: uint64 (Q, k), a max-heap a query. A key holds the bits of a distance (which order as the
-    distance does, for it is not negative) above those of its row: so of equal distances the lower row
-    is the nearer.
+    `nearest`: uint64 (Q, k), a max-heap of keys as in `keep_all` for each query.
     """
     bits = found.view(np.uint32)
     for query in range(len(found)):
         heap = nearest[query]
         size = len(heap)
         for place in range(found.shape[1]):
-            key = (np.uint64(bits[query, place]) << np.uint64(32)) | np.uint64(first + place)
+            key = _key(bits[query, place], first + place)
             if key >= heap[0]:
                 continue
             hole = 0

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from landmarks import scoring
-from landmarks.catalog import Photo
+from landmarks.catalog import Photo, rows_by_path
 from landmarks.errors import InputError
 from landmarks.ground_truth import GRADES, GroundTruth, Query
 from landmarks.rankings import NO_ROW, Rankings
@@ -119,7 +119,7 @@ def score(
         return report
     judged = judgements(rankings.queries, truth, protocol, queries_in_index)
     code = {grade: number for number, grade in enumerate(GRADES[protocol], 1)}
-    row_of = {photo.image_path: row for row, photo in enumerate(rankings.index)}
+    row_of = rows_by_path(rankings.index)
     setups = PROTOCOLS[protocol]
     positives = {name: _count(judged, setup.positives) for name, setup in setups.items()}
     if not any(counts.any() for counts in positives.values()):

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from landmarks import hdf5
-from landmarks.catalog import Photo
+from landmarks.catalog import Photo, rows_by_path
 from landmarks.errors import InputError
 from landmarks.features import Store
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 QUERIES_AT_ONCE = 64
 NO_ROW = -1
+SEARCH_MEMORY = 256 << 20  # bytes, where no parameter says
 
 
 class Block(NamedTuple):
@@ -66,24 +67,22 @@ def retrieve(
             f"and {names[1][:12]}...); run `dvc repro` again"
         )
     depth = ranking_depth(len(index.photos), depth)
-    blanks = index.attributes.get("kind") == "vlad"  # whose zero vector is a photo without keypoints
-    paths = [[photo.image_path for photo in store.photos] for store in (queries, index)]
-    own = np.full(len(paths[0]), NO_ROW) if keep_own else own_rows(*paths)
+    paths = ["" if keep_own else photo.image_path for photo in queries.photos]
+    own = own_rows(paths, rows_by_path(index.photos))
     bar = tqdm(total=len(own), desc=f"searching by {distance}", unit="query")
     at_once = max(1, min(1024, memory // (4 * bytes_a_query(index.features.shape[1], depth))))
     with bar:
         for start in range(0, len(own), at_once):
             part = slice(start, start + at_once)
             found = nearest(
-                queries.features[part], own[part], index.features, distance, depth, blanks, memory
+                queries.features[part], own[part], index.features, distance, depth, index.zeros_last, memory
             )
             yield found
             bar.update(len(found.rows))
 
 
-def own_rows(queries: Sequence[str], index: Sequence[str]) -> NDArray[np.int64]:
+def own_rows(queries: Sequence[str], row_of: Mapping[str, int]) -> NDArray[np.int64]:
     """The row of the index with the path of each query, `NO_ROW` where there is none: (Q,)."""
-    row_of = {path: row for row, path in enumerate(index)}
     return np.array([row_of.get(path, NO_ROW) for path in queries], np.int64)
 
 
@@ -94,7 +93,7 @@ def nearest(
     distance: str,
     depth: int,
     zeros_last: bool,
-    memory: int,
+    memory: int = SEARCH_MEMORY,
 ) -> Block:
     """The `depth` rows of `index` nearest to each of `descriptors` (Q, D), but its `own` row (Q,)."""
     from landmarks.search import top_k  # a third of a second for Numba, which readers of rankings save

@@ -159,8 +159,8 @@ def score(rankings: Rankings, reject_above: float | None) -> Report:
     truth = [photo.class_image for photo in rankings.queries]
     names, numbers = numbered([*truth, *(photo.class_image for photo in rankings.index)])
     query_classes, index_classes = np.split(numbers, [len(truth)])
-    row_of = {photo.image_path: row for row, photo in enumerate(rankings.index)}
-    own = np.array([photo.image_path in row_of for photo in rankings.queries], np.intp)
+    indexed = {photo.image_path for photo in rankings.index}
+    own = np.array([photo.image_path in indexed for photo in rankings.queries], np.intp)
     positives = np.bincount(index_classes, minlength=len(names))[query_classes] - own
 
     columns: list[tuple[Scores, ...]] = []

@@ -51,6 +51,7 @@ def top_k(
     bytes_a_row = 2 * 4 * dimensions + 4 * len(queries)
     block = min(BLOCK, max(1, memory // bytes_a_row))
     nearest = np.full((len(queries), k), np.iinfo(np.uint64).max)
+    keep = kernels.keep_all if k == size else kernels.keep_nearest
     parts = _parts(len(queries), 1)
     with ThreadPoolExecutor(THREADS) as pool:
         for start, rows in _blocks(index, block):
@@ -61,7 +62,7 @@ def top_k(
                 found[blank] = np.inf
                 found[:, ~rows.any(axis=1)] = np.inf
             pieces = [(found[part], start, nearest[part]) for part in parts]
-            list(pool.map(lambda piece: kernels.keep_nearest(*piece), pieces))
+            list(pool.map(lambda piece: keep(*piece), pieces))
         list(pool.map(lambda part: nearest[part].sort(axis=1), parts))
     distances = (nearest >> np.uint64(32)).astype(np.uint32).view(np.float32)
     return distances, (nearest & np.uint64(0xFFFFFFFF)).astype(np.int64)

@@ -4,16 +4,12 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
-from landmarks.features import block_rows
 from landmarks.files import explained
 from landmarks.rerankers.descriptors import gathered
-from landmarks.rerankers.neighbours import nearest_others
+from landmarks.rerankers.neighbours import neighbourhoods
 from landmarks.rerankers.query_expansion import expanded
 from landmarks.search import Rows
-
-ROWS_AT_ONCE = 64
 
 
 def augmented(
@@ -30,15 +26,10 @@ def augmented(
     `top_k`. Cost is quadratic in N, since the whole index is searched for each row; memory is a block,
     for the result lies in an unnamed temporary file. Raises `InputError` where the disk is full.
     """
-    size, dimensions = index.shape
-    at_once = min(ROWS_AT_ONCE, block_rows(dimensions * (neighbours + 1)))
+    parts = neighbourhoods(index, distance, neighbours, zeros_last, "augmenting the index")
     with explained(Path(tempfile.gettempdir())), tempfile.TemporaryFile() as file:
-        for start in tqdm(
-            range(0, size, at_once), "augmenting the index", unit="block", leave=False, delay=1
-        ):
-            own = index[start : start + at_once]
-            distances, rows = nearest_others(index, start, own, distance, neighbours, zeros_last)
+        for own, (rows, distances) in parts:
             near = gathered(index, rows)
             file.write(expanded(own, near, np.isfinite(distances), alpha, norm).tobytes())
         file.flush()
-        return np.memmap(file, np.float32, "r", shape=(size, dimensions))
+        return np.memmap(file, np.float32, "r", shape=index.shape)

@@ -6,14 +6,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_array, diags_array, eye_array
 from scipy.sparse.linalg import cg
-from tqdm import tqdm
 
-from landmarks.features import block_rows
 from landmarks.rerankers.descriptors import cosines, gathered
-from landmarks.rerankers.neighbours import nearest_others
+from landmarks.rerankers.neighbours import neighbourhoods
 from landmarks.search import Rows
-
-ROWS_AT_ONCE = 64
 
 
 def graph(index: Rows, distance: str, neighbours: int, gamma: float, zeros_last: bool) -> csr_array:
@@ -27,18 +23,16 @@ def graph(index: Rows, distance: str, neighbours: int, gamma: float, zeros_last:
     and A_ii = 0. The neighbours of a row, itself not counted, are the nearest by `distance`; whichever
     that is, s is of the cosine. Cost is quadratic in N, memory is N * `neighbours`.
     """
-    size, dimensions = index.shape
-    at_once = min(ROWS_AT_ONCE, block_rows(dimensions * (neighbours + 1)))
     values, columns, lengths = [], [], []
-    for start in tqdm(range(0, size, at_once), "drawing the graph", unit="block", leave=False, delay=1):
-        own = index[start : start + at_once]
-        distances, rows = nearest_others(index, start, own, distance, neighbours, zeros_last)
+    parts = neighbourhoods(index, distance, neighbours, zeros_last, "drawing the graph")
+    for own, (rows, distances) in parts:
         near = cosines(own, gathered(index, rows)).clip(min=0) ** gamma
         values.append(np.where(np.isfinite(distances), near, 0).ravel())
         columns.append(rows.ravel())
         lengths += [rows.shape[1]] * len(rows)
     ends = np.concatenate([[0], np.cumsum(lengths)])
-    directed = csr_array((np.concatenate(values), np.concatenate(columns), ends), (size, size))
+    entries = np.concatenate(values), np.concatenate(columns), ends
+    directed = csr_array(entries, (len(lengths), len(lengths)))
     return csr_array(directed.minimum(directed.T))
 
 

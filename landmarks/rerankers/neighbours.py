@@ -1,29 +1,28 @@
 """The nearest rows of the index to its own."""
 
-from typing import NamedTuple
+from collections.abc import Iterator
 
 import numpy as np
-from numpy.typing import NDArray
+from tqdm import tqdm
 
+from landmarks.features import block_rows
+from landmarks.rankings import Block, nearest
 from landmarks.rerankers.descriptors import Floats
-from landmarks.search import Rows, top_k
+from landmarks.search import Rows
+
+ROWS_AT_ONCE = 64
 
 
-class Neighbours(NamedTuple):
-    """Rows of the index, nearest first."""
+def neighbourhoods(
+    index: Rows, distance: str, count: int, zeros_last: bool, title: str
+) -> Iterator[tuple[Floats, Block]]:
+    """The rows of `index` (N, D), a few at a time (q, D), and the `count` others nearest to each.
 
-    distances: Floats
-    """(Q, k)."""
-    rows: NDArray[np.int64]
-    """(Q, k)."""
-
-
-def nearest_others(
-    index: Rows, start: int, own: Floats, distance: str, count: int, zeros_last: bool
-) -> Neighbours:
-    """The `count` rows nearest to each of the rows `own` (q, D), `start` onward, of the index, but itself."""
-    distances, rows = top_k(own, index, distance, count + 1, zeros_last)
-    itself = rows == start + np.arange(len(own))[:, None]
-    itself[~itself.any(axis=1), -1] = True  # crowded out by its copies: the last of these goes instead
-    kept = (len(own), rows.shape[1] - 1)
-    return Neighbours(distances[~itself].reshape(kept), rows[~itself].reshape(kept))
+    Quadratic in N; `title` is that of the progress bar, and `zeros_last` that of `top_k`.
+    """
+    size, dimensions = index.shape
+    at_once = min(ROWS_AT_ONCE, block_rows(dimensions * (count + 1)))
+    for start in tqdm(range(0, size, at_once), title, unit="block", leave=False, delay=1):
+        own = index[start : start + at_once]
+        itself = np.arange(start, start + len(own))
+        yield own, nearest(own, itself, index, distance, min(count, size - 1), zeros_last)

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from landmarks.catalog import numbered
+from landmarks.catalog import numbered, rows_by_path
 from landmarks.errors import InputError
 from landmarks.features import Store, block_rows
 from landmarks.images import Crop, Source
@@ -22,8 +22,6 @@ from landmarks.rerankers.descriptors import Floats, cosines, gathered, norm_of
 
 if TYPE_CHECKING:
     from landmarks.search import Rows
-
-SEARCH_MEMORY = 256 << 20
 
 
 @dataclass(frozen=True)
@@ -43,9 +41,10 @@ class Index:
         self.root = root
         self.keep_own = keep_own
         self.descriptors: Rows = store.features
-        self.paths = [photo.image_path for photo in store.photos]
+        self.photos = store.photos
+        self.row_of = rows_by_path(store.photos)
         self.distance = distance
-        self.zeros_last = store.attributes.get("kind") == "vlad"
+        self.zeros_last = store.zeros_last
         first = store.features[: block_rows(store.features.shape[1])]
         # To the cosine the length of a descriptor is nothing, so it must not weigh in an average either.
         self.norm = 2 if distance == "L3" else norm_of(first)
@@ -53,7 +52,7 @@ class Index:
     def search(self, queries: Queries) -> Queries:
         """Rank the index anew, to the same depth."""
         paths = ["" if self.keep_own else _path(photo) for photo in queries.photos]
-        own = own_rows(paths, self.paths)
+        own = own_rows(paths, self.row_of)
         depth = queries.ranking.rows.shape[1]
         found = nearest(
             queries.descriptors,
@@ -62,7 +61,6 @@ class Index:
             self.distance,
             depth,
             self.zeros_last,
-            SEARCH_MEMORY,
         )
         return replace(queries, ranking=found)
 
@@ -153,7 +151,7 @@ def _geometric(index: Index, options: RerankOptions) -> Step:
             photo = photo._replace(path=index.root / photo.path)
         elif isinstance(photo, Path):
             photo = index.root / photo
-        results = [index.root / index.paths[row] for row in rows]
+        results = [index.root / index.photos[row].image_path for row in rows]
         return -verified(photo, results, options.geometric).astype(np.float64)
 
     def step(queries: Queries) -> Queries:
@@ -183,9 +181,9 @@ def _reorder(
 
 
 def _refuse_quadratic(name: str, index: Index, options: RerankOptions) -> None:
-    if len(index.paths) > options.max_quadratic:
+    if len(index.photos) > options.max_quadratic:
         raise InputError(
-            f"rerank: {name} compares all {len(index.paths)} photos of the index with each other, and "
+            f"rerank: {name} compares all {len(index.photos)} photos of the index with each other, and "
             f"rerank_options.max_quadratic is {options.max_quadratic}; raise it, or take aqe, alpha_qe or "
             "k_reciprocal, which search the index once a query"
         )

@@ -11,6 +11,7 @@ from fastapi import Path as InPath
 from numpy.typing import NDArray
 
 from landmarks import images
+from landmarks.asking import finite
 from landmarks.catalog import Photo
 from landmarks.params import Distance, Rerank
 from landmarks.rerankers.chain import METHODS
@@ -186,8 +187,8 @@ def queries(
                 results=[
                     schemas.Found(
                         rank=found.rank,
-                        distance=_finite(found.distance),
-                        row=service.row_of.get(found.photo.image_path),
+                        distance=finite(found.distance),
+                        row=service.index.row_of.get(found.photo.image_path),
                         **_named(found.photo),
                     )
                     for found in query.found
@@ -240,14 +241,14 @@ async def _answer(
         query=schemas.Known(**_named(known)) if known else None,
         landmark=answer.landmark,
         votes=[schemas.Vote(landmark=name, votes=votes) for name, votes in answer.votes.items()],
-        nearest=_finite(answer.nearest),
+        nearest=finite(answer.nearest),
         distance=how.distance,
         rerank=how.rerank,
         results=[
             schemas.Result(
                 rank=result.rank,
                 row=result.row,
-                distance=_finite(result.distance),
+                distance=finite(result.distance),
                 **_named(result.photo),
             )
             for result in answer.results
@@ -264,7 +265,3 @@ def _methods(names: Sequence[str]) -> list[schemas.Method]:
 
 def _named(photo: Photo) -> dict[str, Any]:
     return {"path": photo.image_path, "landmark": photo.class_image}
-
-
-def _finite(number: float) -> float | None:
-    return number if math.isfinite(number) else None

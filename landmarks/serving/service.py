@@ -32,7 +32,6 @@ class Service:
         self.index = index
         self.reports = index.root / "reports"
         self.counts = Counter(photo.class_image for photo in index.photos)
-        self.row_of = {photo.image_path: row for row, photo in enumerate(index.photos)}
         self._descriptors = uploads.Descriptors()
         # More at a time would not be quicker, but hold more photos and distances in memory.
         cores = os.cpu_count() or 1

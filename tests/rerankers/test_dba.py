@@ -17,7 +17,7 @@ METRICS = {"L1": "manhattan", "L2": "euclidean", "L3": "cosine"}
 def test_every_row_is_averaged_with_those_that_scikit_learn_finds_nearest(
     monkeypatch, tmp_path, distance, neighbours
 ):
-    monkeypatch.setattr(dba, "ROWS_AT_ONCE", 7)
+    monkeypatch.setattr("landmarks.rerankers.neighbours.ROWS_AT_ONCE", 7)
     index = np.random.default_rng(0).random((20, 5)).astype(np.float32)
     count = min(neighbours, len(index) - 1)
     near = NearestNeighbors(n_neighbors=count, metric=METRICS[distance]).fit(index).kneighbors()[1]

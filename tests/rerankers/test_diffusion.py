@@ -22,7 +22,7 @@ def affinities(x, distance, k, gamma):
 @pytest.mark.parametrize("distance", METRICS)
 @pytest.mark.parametrize(("k", "gamma"), [(1, 1), (5, 3), (50, 3)])
 def test_the_graph_is_that_of_whole_matrices(monkeypatch, distance, k, gamma):
-    monkeypatch.setattr(diffusion, "ROWS_AT_ONCE", 7)
+    monkeypatch.setattr("landmarks.rerankers.neighbours.ROWS_AT_ONCE", 7)
     x = np.random.default_rng(0).normal(size=(40, 6)).astype(np.float32)
     found = diffusion.graph(x, distance, k, gamma, zeros_last=False)
     np.testing.assert_allclose(found.toarray(), affinities(x, distance, k, gamma), atol=1e-6)

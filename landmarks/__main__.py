@@ -1,0 +1,5 @@
+"""`python -m landmarks`: the command `landmarks`."""
+
+from landmarks.cli import main
+
+main()
