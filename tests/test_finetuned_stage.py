@@ -246,39 +246,17 @@ def test_two_processes_write_one_model_one_curve_and_one_run(folder: Callable[..
     assert all(map(math.isfinite, figures))
 
 
-@pytest.mark.parametrize(
-    ("train", "val", "changes", "message"),
-    [
-        (slice(0), slice(12, 16), {}, "data/splits/train.csv: no photos to train on; raise split.train"),
-        (slice(0, 12, 3), slice(12, 16), {}, "data/splits/train.csv: abbey is the only landmark in it"),
-        (slice(12), slice(0), {}, "data/splits/val.csv: no photos of the landmarks to be learned"),
-        (
-            slice(12),
-            slice(12, 16),
-            {"lr": 1e20, "warmup_epochs": 0},
-            "finetuned: the loss became (nan|inf) in epoch ",
-        ),
-    ],
-    ids=["no training photos", "one landmark only", "no validation photos", "loss that is not finite"],
-)
-def test_what_cannot_be_trained_is_one_error_line_and_leaves_the_model_that_was(
+def test_a_training_that_fails_is_one_error_line_and_leaves_the_model_that_was(
     folder: Callable[..., Folder],
-    photos: list[catalog.Photo],
-    train: slice,
-    val: slice,
-    changes: dict[str, float],
-    message: str,
 ):
-    project = folder(**changes)
-    project.list_photos("train", photos[train])
-    project.list_photos("val", photos[val])
+    project = folder(lr=1e20, warmup_epochs=0)
     (project.root / MODEL).parent.mkdir()
     (project.root / MODEL).write_bytes(b"of before")
     code, log = project.run()
     assert code == 1
     errors = [line for line in log.splitlines() if "error" in line.lower()]
     assert len(errors) == 1, log
-    assert re.match(f"error: {message}", errors[0])
+    assert re.match("error: finetuned: the loss became (nan|inf) in epoch ", errors[0])
     assert "Traceback" not in log
     assert (project.root / MODEL).read_bytes() == b"of before"
     assert not (project.root / CURVE).exists()

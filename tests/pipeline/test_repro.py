@@ -49,6 +49,7 @@ def test_methods_are_joined_in_an_experiment_and_run_from_rerank_on(at_first: Pr
         assert (np.sort(file["rows"]) == np.arange(10)).all()
 
 
+@pytest.mark.slow
 def test_another_backbone_and_back_is_restored_from_the_cache(at_first: Project):
     first = metrics(at_first)
     at_first.set(backbone="resnet18", weights="random")
