@@ -1,10 +1,12 @@
 """The experiments of `dvc exp run` in one table: mean and spread over the seeds of the split.
 
-dvc exp show --json | python benchmarks/compare.py --against rerank=one --csv docs/rerankers.csv
+dvc exp show --json | python benchmarks/compare.py --against rerank=one --seconds seconds.csv --csv table.csv
 
 Experiments that differ in `seed` alone are one row, which names the parameters in which rows differ.
 Spread is the standard deviation over the seeds. The gain is the mean difference of map to the row that
 is the same but for `--against`, seed by seed, so that what a split does to both is not taken for noise.
+Seconds are those of re-ranking, as benchmarks/rerank.py wrote them; experiments themselves hold none, for
+results that change with the machine could not be reproduced.
 """
 
 import argparse
@@ -16,6 +18,8 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
+COLUMNS = ("method", "map", "map_spread", "accuracy", "accuracy_spread", "seeds", "seconds")
+
 Settings = tuple[tuple[str, Any], ...]
 Runs = dict[Settings, dict[int, dict[str, float]]]
 
@@ -24,19 +28,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--against", metavar="NAME=VALUE", help="the rows that the others are compared with")
     parser.add_argument("--where", metavar="NAME=VALUE", action="append", default=[], help="only these")
+    parser.add_argument("--seconds", type=Path, help="the file that benchmarks/rerank.py --csv wrote")
     parser.add_argument("--csv", type=Path, help="also write the table there, for `dvc plots`")
     options = parser.parse_args()
     runs = where(by_settings(json.load(sys.stdin)), options.where)
     if not runs:
         sys.exit("error: no finished experiments; dvc exp run --queue and --run-all make them")
-    header, rows = table(runs, options.against)
+    seconds = dict(csv.reader(options.seconds.open(encoding="utf-8"))) if options.seconds else {}
+    header, rows = table(runs, options.against, seconds)
     print("| " + " | ".join(header) + " |\n|" + "---|" * len(header))
     for row in rows:
         print("| " + " | ".join(row) + " |")
     if options.csv:
         with options.csv.open("w", encoding="utf-8", newline="") as file:
             writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(["method", "map", "map_spread", "accuracy", "accuracy_spread", "seeds"])
+            writer.writerow(COLUMNS)
             writer.writerows(csv_rows(header, rows))
 
 
@@ -75,11 +81,17 @@ def flattened(params: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str
             yield prefix + name, str(value) if isinstance(value, list) else value
 
 
-def table(runs: Runs, against: str | None) -> tuple[list[str], list[list[str]]]:
-    """Header and rows, sorted by the parameters that differ and, within the last of them, by map."""
+def table(
+    runs: Runs, against: str | None, seconds: Mapping[str, str] | None = None
+) -> tuple[list[str], list[list[str]]]:
+    """Header and rows, sorted by the parameters that differ and, within the last of them, by map.
+
+    `seconds`: of each way to re-rank.
+    """
     settings = [dict(some) for some in runs]
     differing = [name for name in settings[0] if len({str(some.get(name)) for some in settings}) > 1]
     header = [*differing, "seeds", "map", *(["gain"] if against else []), "accuracy"]
+    header += ["seconds"] if seconds else []
 
     def order(some: Settings) -> tuple[list[str], float]:
         return [str(dict(some)[name]) for name in differing[:-1]], spread(runs[some], "map")[0]
@@ -93,7 +105,8 @@ def table(runs: Runs, against: str | None) -> tuple[list[str], list[list[str]]]:
             kind = type(dict(some).get(name, value))
             other = tuple(sorted((dict(some) | {name: kind(value)}).items()))
             row.append("" if other == some else gain(runs[some], runs.get(other, {})))
-        rows.append([*row, shown(*spread(runs[some], "accuracy"))])
+        row.append(shown(*spread(runs[some], "accuracy")))
+        rows.append([*row, seconds.get(dict(some)["rerank"], "")] if seconds else row)
     return header, rows
 
 
@@ -119,7 +132,8 @@ def csv_rows(header: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[l
     for row in rows:
         of = dict(zip(header, row, strict=True))
         name = " ".join(row[: header.index("seeds")])
-        yield [name, *of["map"].split(" ± "), *of["accuracy"].split(" ± "), of["seeds"]]
+        means = [*of["map"].split(" ± "), *of["accuracy"].split(" ± ")]
+        yield [name, *means, of["seeds"], of.get("seconds", "")]
 
 
 if __name__ == "__main__":

@@ -1,10 +1,11 @@
 """What the re-ranking methods cost on features/ and rankings/ as `dvc repro` left them.
 
-python benchmarks/rerank.py [METHOD...]
+python benchmarks/rerank.py [METHOD...] [--csv seconds.csv]
 """
 
+import argparse
+import csv
 import statistics
-import sys
 import time
 from pathlib import Path
 
@@ -18,8 +19,12 @@ ROUNDS = 3
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("methods", nargs="*", default=METHODS, help="or several, joined by +")
+    parser.add_argument("--csv", type=Path, help="also write the seconds there, for compare.py")
+    arguments = parser.parse_args()
     options = params.load().rerank_options
-    rows = []
+    rows, seconds = [], []
     with (
         rankings.opened(Path("rankings/retrieved.h5")) as retrieved,
         features.opened(Path("features/test.h5")) as queries,
@@ -37,15 +42,19 @@ def main() -> None:
                 reranker.rerank(photos[part], queries.features[part], block)
             return prepared - started, time.perf_counter() - prepared
 
-        for method in sys.argv[1:] or METHODS:
+        for method in arguments.methods:
             prepared, ranked = (
                 statistics.median(part) for part in zip(*map(timed, [method] * ROUNDS), strict=True)
             )
             rows.append((f"`{method}`", f"{prepared:.3f}", f"{1000 * ranked / len(photos):.2f}"))
+            seconds.append((method, f"{prepared + ranked:.3f}"))
         title = (
             f"{len(photos)} queries, {len(index.photos)} index photos of {index.features.shape[1]} numbers"
         )
     report(f"{title}, {distance}", ("method", "once, s", "a query, ms"), rows, ["numpy", "scipy"])
+    if arguments.csv:
+        with arguments.csv.open("w", encoding="utf-8", newline="") as file:
+            csv.writer(file, lineterminator="\n").writerows([("rerank", "seconds"), *seconds])
 
 
 if __name__ == "__main__":

@@ -36,7 +36,13 @@ def test_experiments_that_differ_in_the_seed_alone_are_one_row_with_mean_and_spr
         ["one", "3", f"0.780 ± {deviations[0]:.3f}", f"0.390 ± {deviations[0] / 2:.3f}"],
         ["aqe", "3", f"0.813 ± {deviations[1]:.3f}", f"0.407 ± {deviations[1] / 2:.3f}"],
     ]
-    assert next(csv_rows(header, rows)) == ["one", "0.780", "0.026", "0.390", "0.013", "3"]
+    assert next(csv_rows(header, rows)) == ["one", "0.780", "0.026", "0.390", "0.013", "3", ""]
+
+
+def test_seconds_of_re_ranking_stand_beside_the_method_that_took_them():
+    header, rows = table(by_settings(shown(*AQE, *ONE)), None, {"rerank": "seconds", "aqe": "0.120"})
+    assert [dict(zip(header, row, strict=True))["seconds"] for row in rows] == ["", "0.120"]
+    assert [row[-1] for row in csv_rows(header, rows)] == ["", "0.120"]
 
 
 def test_the_gain_is_taken_seed_by_seed_over_the_seeds_that_both_have():
