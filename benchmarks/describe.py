@@ -4,7 +4,8 @@ python benchmarks/describe.py data/vietnam5/images [--photos 2000] [--backbone r
 """
 
 import argparse
-import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from itertools import cycle, islice
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from landmarks.catalog import numbered
 
 WAYS = [(engine, precision) for precision in ("float32", "bfloat16") for engine in ("torch", "openvino")]
 ROUNDS = 3
+PACKAGES = ["torch", "openvino", "pillow"]
 
 
 def main() -> None:
@@ -43,32 +45,54 @@ def main() -> None:
     seconds = {name: np.array(taken) for name, taken in paired(ways, ROUNDS).items()}
     first = seconds.pop("one at a time, eager") / len(tenth)
     decoding = seconds.pop("decoding alone") / len(many)
-    rows = [
-        ("one at a time, eager", f"{1 / first.min():.1f}", "1", "", "1", f"{loo_map(original, classes):.4f}")
-    ]
+    rows = [("one at a time, eager", f"{1 / first.min():.1f}", "1", "", "1", "1", loo_map(original, classes))]
     for name, way in zip(seconds, WAYS, strict=True):
         each = seconds[name] / len(many)
         bound = decoding + network_alone(trunk, tenth, *way)
         found = describe(trunk, distinct, *way)
-        lengths = np.linalg.norm(found, axis=1) * np.linalg.norm(original, axis=1)
-        cosine = ((found * original).sum(axis=1) / lengths).min()
+        with showing(lambda _, photo: [whole(photo)]):
+            of_whole = describe(trunk, distinct, *way)
         rows.append(
             (
                 name,
                 f"{1 / each.min():.1f}",
                 f"{ratio(first.tolist(), each.tolist()):.2f}",
                 f"{ratio(bound.tolist(), each.tolist()):.2f}",
-                f"{cosine:.5f}",
-                f"{loo_map(found, classes):.4f}",
+                least_cosine(of_whole, original),
+                least_cosine(found, original),
+                loo_map(found, classes),
             )
         )
-    rows.append(("decoding alone", f"{1 / decoding.min():.1f}", "", "", "", ""))
+    rows.append(("decoding alone", f"{1 / decoding.min():.1f}", *[""] * 5))
     report(
         f"{options.backbone} ({options.weights} weights), 224 pixels, {len(many)} photos of {len(distinct)}",
-        ("way", "photos a second", "times the first, median", "share of the bound", "least cosine", "mAP"),
+        (
+            "way",
+            "photos a second",
+            "times the first, median",
+            "share of the bound",
+            "least cosine, decoded whole",
+            "least cosine",
+            "mAP",
+        ),
         rows,
-        ["torch", "openvino", "pillow"],
+        PACKAGES,
     )
+    growth(options.backbone, options.weights, distinct)
+
+
+def growth(backbone: str, weights: str, distinct: list[Path]) -> None:
+    """Seconds from a network to the descriptors of more and more photos: converting it costs once."""
+    measured = {}
+    for count in (100, 1_000):
+        trunk = trunks.pretrained(backbone, weights, 224, "avgpool", seed=0)
+        many = list(islice(cycle(distinct), count))
+        seconds = paired({"all": lambda t=trunk, m=many: describe(t, m, "openvino", "float32")}, 1)["all"]
+        [measured[count]] = seconds
+    each = (measured[1_000] - measured[100]) / 900
+    rows = [(f"{count:,}", f"{seconds:.1f}", "measured") for count, seconds in measured.items()]
+    rows.append(("10,000", f"{measured[1_000] + 9_000 * each:.0f}", "extrapolated"))
+    report(f"{backbone} by openvino in float32", ("photos", "s", ""), rows, PACKAGES)
 
 
 def describe(trunk: trunks.Trunk, photos: list[Path], engine: str, precision: str) -> NDArray[np.float32]:
@@ -78,8 +102,7 @@ def describe(trunk: trunks.Trunk, photos: list[Path], engine: str, precision: st
 
 def one_by_one(trunk: trunks.Trunk, path: Path) -> NDArray[np.float32]:
     """The way of the project that this one follows."""
-    photo = images.to_rgb(images.decode(path)).resize((224, 224), Image.Resampling.BILINEAR)
-    pixels = torch.from_numpy(np.asarray(photo)[None].copy())
+    pixels = torch.from_numpy(whole(path)[None])
     with torch.inference_mode():
         net = trunk.net.to(memory_format=torch.contiguous_format)
         photos = engines.normalize(pixels, trunk.options.mean, trunk.options.std).contiguous()
@@ -87,30 +110,43 @@ def one_by_one(trunk: trunks.Trunk, path: Path) -> NDArray[np.float32]:
     return np.asarray(pooled / np.abs(pooled).sum())
 
 
+def whole(path: Path) -> NDArray[np.uint8]:
+    """The photo decoded to the last pixel, then made small."""
+    return np.array(images.to_rgb(images.decode(path)).resize((224, 224), Image.Resampling.BILINEAR))
+
+
+@contextmanager
+def showing(views: Callable[[images.Views, Path], list[NDArray[np.uint8]]]) -> Iterator[None]:
+    """Let networks see these views of a photo."""
+    usual, images.Views.of = images.Views.of, views
+    try:
+        yield
+    finally:
+        images.Views.of = usual
+
+
 def network_alone(
     trunk: trunks.Trunk, photos: list[Path], engine: str, precision: str
 ) -> NDArray[np.float64]:
     """Seconds a photo, decoding left out: the same square photo again and again."""
-    square = images.Views(224).of(photos[0])
-    read, images.Views.of = images.Views.of, lambda *_: square
-    try:
+    square = whole(photos[0])
+    with showing(lambda *_: [square]):
         describe(trunk, photos[:16], engine, precision)
-        seconds = []
-        for _ in range(ROUNDS):
-            start = time.perf_counter()
-            describe(trunk, photos, engine, precision)
-            seconds.append((time.perf_counter() - start) / len(photos))
-    finally:
-        images.Views.of = read
-    return np.array(seconds)
+        ways = {"alone": lambda: describe(trunk, photos, engine, precision)}
+        return np.array(paired(ways, ROUNDS)["alone"]) / len(photos)
 
 
-def loo_map(descriptors: NDArray[np.float32], classes: NDArray[np.intp]) -> float:
+def least_cosine(found: NDArray[np.float32], original: NDArray[np.float32]) -> str:
+    lengths = np.linalg.norm(found, axis=1) * np.linalg.norm(original, axis=1)
+    return f"{((found * original).sum(axis=1) / lengths).min():.5f}"
+
+
+def loo_map(descriptors: NDArray[np.float32], classes: NDArray[np.intp]) -> str:
     """The mAP by L1 of each photo as a query among all others."""
     _, rows = search.top_k(descriptors, descriptors, "L1", len(descriptors))
     others = rows[rows != np.arange(len(rows))[:, None]].reshape(len(rows), -1)
     relevant = classes[others] == classes[:, None]
-    return float(np.nanmean(scoring.average_precision(relevant, relevant.sum(axis=1))))
+    return f"{np.nanmean(scoring.average_precision(relevant, relevant.sum(axis=1))):.4f}"
 
 
 if __name__ == "__main__":
