@@ -1,8 +1,9 @@
 """The ground truth of a dataset: which photos show what a query shows. Its own file, and the published ones.
 
 Oxford5k: Philbin et al., Object retrieval with large vocabularies and fast spatial matching, CVPR 2007.
-Paris6k: Philbin et al., Lost in quantization, CVPR 2008. ROxford5k and RParis6k: Radenović et al.,
-Revisiting Oxford and Paris: large-scale image retrieval benchmarking, CVPR 2018.
+Paris6k: Philbin et al., Lost in quantization: improving particular object retrieval in large scale image
+databases, CVPR 2008. ROxford5k and RParis6k: Radenović et al., Revisiting Oxford and Paris: large-scale image
+retrieval benchmarking, CVPR 2018.
 """
 
 import io

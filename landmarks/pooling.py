@@ -16,7 +16,10 @@ LEVELS = 3
 
 
 class Average(nn.Module):
-    """f_c = 1 / (H W) sum x(c, y, x), also known as SPoC (Babenko and Lempitsky, ICCV 2015)."""
+    """f_c = 1 / (H W) sum x(c, y, x).
+
+    Known as SPoC (Babenko and Lempitsky, ICCV 2015), there with more weight on the middle of the photo.
+    """
 
     def forward(self, features: Tensor) -> Tensor:
         """Pool (N, C, H, W) to (N, C)."""

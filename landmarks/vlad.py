@@ -100,8 +100,9 @@ def encode(descriptors: Floats, words: Floats, normalization: str) -> Floats:
 
     Per word the sum of the residuals of the descriptors nearest to it; zero for a word without any.
     `normalization`: `signed_sqrt` (signed square roots, then unit L2 norm: Jégou, Perronnin, Douze,
-    Sánchez, Pérez and Schmid, PAMI 2012), `intra` (unit L2 norm per word, then of the whole:
-    Arandjelović and Zisserman, "All about VLAD", CVPR 2013) or `none` (the bare sums).
+    Sánchez, Pérez and Schmid, TPAMI 2012), `intra` (unit L2 norm per word, then of the whole:
+    Arandjelović and Zisserman, "All about VLAD", CVPR 2013) or `none` (the bare
+    sums; L3 ranks them as it does the vectors of 2010, which have unit L2 norm).
     """
     nearest = assign(descriptors, words)
     # Sums that cancel must come close to zero, for the square root would magnify what is left.

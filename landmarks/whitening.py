@@ -59,8 +59,9 @@ def learn_discriminative(
     C_S^(-1/2) followed by the first eigenvectors of C_S^(-1/2) C_D C_S^(-1/2), largest eigenvalues first
     (Mikolajczyk and Matas, ICCV 2007; Radenović, Tolias and Chum, TPAMI 2019). Where the photos are too few
     for C_S to have full rank, the vectors are first projected to the `dimensions` axes of their PCA, like
-    faces by Belhumeur, Hespanha and Kriegman (TPAMI 1997). Raises `InputError` naming `parameter` where even
-    in these it has not, as where N less the number of classes is below `dimensions`.
+    faces by Belhumeur, Hespanha and Kriegman (TPAMI 1997; there to N less the number of classes). Raises
+    `InputError` naming `parameter` where even in these it has not, as where N less the number of classes is
+    below `dimensions`.
     """
     mean = vectors.mean(axis=0, dtype=np.float64)
     centred = vectors - mean

@@ -20,7 +20,8 @@ def augmented(
     Turcot and Lowe, "Better matching with fewer features: the selection of useful features in large
     database recognition problems", ICCV Workshops 2009, merge the features of photos that match; Gordo,
     Almazán, Revaud and Larlus, "End-to-end learning of deep visual representations for image retrieval",
-    IJCV 2017, add up whole descriptors, as here. alpha = 0 weighs all alike.
+    IJCV 2017, add up whole descriptors, as here, but weigh them by rank; the cosine to a power is that of
+    their later program (naver/deep-image-retrieval). alpha = 0 weighs all alike.
 
     The neighbours are the nearest by `distance`; `norm` is that of `expanded`, `zeros_last` that of
     `top_k`. Cost is quadratic in N, since the whole index is searched for each row; memory is a block,

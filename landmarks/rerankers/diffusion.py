@@ -20,8 +20,8 @@ def graph(index: Rows, distance: str, neighbours: int, gamma: float, zeros_last:
 
         A_ij = min(s_k(x_i | x_j), s_k(x_j | x_i)),  s_k(x | z) = s(x, z) where x in NN_k(z), else 0
 
-    and A_ii = 0. The neighbours of a row, itself not counted, are the nearest by `distance`; whichever
-    that is, s is of the cosine. Cost is quadratic in N, memory is N * `neighbours`.
+    and A_ii = 0. The neighbours of a row are the nearest by `distance`, itself not counted, as it is in the
+    authors' code; whichever that is, s is of the cosine. Cost is quadratic in N, memory is N * `neighbours`.
     """
     values, columns, lengths = [], [], []
     parts = neighbourhoods(index, distance, neighbours, zeros_last, "drawing the graph")
@@ -45,7 +45,9 @@ def scores(
     A is the `affinity` among `rows` alone (the paper's truncation, which Yang, Hinami, Matsui, Ly and
     Satoh, "Efficient image retrieval via decoupling diffusion into online and offline processing", AAAI
     2019, call early) and D the sums of its rows. `seeds` (n,): y, s(x, q) of the neighbours x of the query,
-    0 elsewhere. The factor 1 - alpha, which orders nothing, is left out.
+    0 elsewhere. The factor 1 - alpha, which orders nothing, is left out. The paper truncates large indexes
+    of regions only, to 10,000, and stops after 20 iterations; here the rows are the shortlist and the system
+    is solved.
     """
     among = affinity[rows][:, rows]
     degrees = np.asarray(among.sum(axis=1))

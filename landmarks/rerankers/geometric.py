@@ -55,9 +55,10 @@ def inliers(query: Local, other: Local, options: Geometric) -> NDArray[np.intp]:
     """The features (n, 2) of `query` and `other` that match and agree on one transformation.
 
     Philbin, Chum, Isard, Sivic and Zisserman, "Object retrieval with large vocabularies and fast spatial
-    matching", CVPR 2007, so verify results by locally optimised RANSAC. The candidates for it are here the
-    matches of Lowe's ratio test (IJCV 2004) in place of equal visual words, and what is fitted is a
-    homography (MSAC with local optimisation, OpenCV's USAC) or an affinity (RANSAC).
+    matching", CVPR 2007, so verify results by locally optimised RANSAC. There each pair of equal visual words
+    proposes an affinity by the shapes of its regions. Here the candidates are the matches of Lowe's ratio
+    test (IJCV 2004), several of them make a proposal, and what is fitted is a homography (MSAC with local
+    optimisation, OpenCV's USAC) or an affinity (RANSAC).
     """
     pairs = matches(query, other, options)
     if len(pairs) < max(options.min_inliers, 4):

@@ -24,9 +24,11 @@ def distances(
         d_J(p,g) = 1 - sum_i min(V_p,i, V_g,i) / sum_i max(V_p,i, V_g,i)
         d*(p,g)  = (1 - weight) d_J(p,g) + weight d(p,g)
 
-    As in the authors' code, p counts among its own neighbours, each row of d is divided by its largest
-    value, and each V_p by its sum. d is the `distance`, L2 squared as in the paper. The paper's gallery
-    is here what was retrieved for one query, so memory is quadratic in n, whatever the index.
+    As in the authors' code, p counts among its own neighbours (besides k1 others, but as one of the k2), each
+    row of d is divided by its largest value, and each V_p by its sum. 2/3 is reached by equality, as in the
+    paper; their code wants more. d is the `distance`, L2 squared as in the paper. The paper's gallery is here
+    what was retrieved for one query, so memory is quadratic in n, whatever the index; other queries take no
+    part.
     """
     items = np.vstack([query, results])
     found, nearest = top_k(items, items, distance, len(items))

@@ -15,13 +15,14 @@ def expanded(
 
     With alpha = 0 all weigh alike: average query expansion, d_avg = (d_0 + sum_i d_i) / (m + 1), of Chum,
     Philbin, Sivic, Isard and Zisserman, "Total recall: automatic query expansion with a generative
-    feature model for object retrieval", ICCV 2007; there the d_i are spatially verified, which
-    `geometric+aqe` does. Otherwise alpha-weighted query expansion of Radenović, Tolias and Chum,
+    feature model for object retrieval", ICCV 2007; there the d_i are spatially verified, as with
+    `geometric+aqe`. Otherwise alpha-weighted query expansion of Radenović, Tolias and Chum,
     "Fine-tuning CNN image retrieval with no human annotation", TPAMI 2019, where descriptors have
-    unit L2 norm, so that their inner product is the cosine.
+    unit L2 norm, so that their inner product is the cosine. That negative cosines, which whitened
+    descriptors have, count as 0 is ours.
 
-    `there` (Q, n) is False where a query has fewer than n neighbours. `norm`: 1 or 2 where descriptors
-    have unit L1 or L2 norm, which the average then gets too; None where they have none.
+    `there` (Q, n) is False where a neighbour is none, or none to be averaged. `norm`: 1 or 2 where
+    descriptors have unit L1 or L2 norm, which the average then gets too; None where they have none.
     """
     q, x = normalized(own, norm), normalized(neighbours, norm)
     weights = np.where(there, cosines(q, x).clip(min=0) ** alpha, 0)

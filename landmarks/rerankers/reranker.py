@@ -32,6 +32,8 @@ class Queries:
     descriptors: Floats
     """(Q, D)."""
     ranking: Block
+    verified: NDArray[np.bool_] | None = None
+    """(Q, K): which results are known to show the same thing; None where no method has looked."""
 
 
 class Index:
@@ -62,7 +64,7 @@ class Index:
             depth,
             self.zeros_last,
         )
-        return replace(queries, ranking=found)
+        return replace(queries, ranking=found, verified=None)
 
 
 def _path(photo: Source) -> str:
@@ -103,6 +105,8 @@ def _expand(index: Index, neighbours: int, alpha: float, queries: Queries) -> Qu
 
     rows, distances = (part[:, :neighbours] for part in queries.ranking)
     there = np.isfinite(distances)
+    if queries.verified is not None:
+        there &= queries.verified[:, :neighbours]
     at_once = block_rows(queries.descriptors.shape[1] * (neighbours + 1))
     blocks = []
     for start in range(0, len(rows), at_once):
@@ -145,18 +149,22 @@ def _diffusion(index: Index, options: RerankOptions) -> Step:
 def _geometric(index: Index, options: RerankOptions) -> Step:
     from landmarks.rerankers.geometric import one_thread_each, verified
 
-    def score(queries: Queries, query: int, rows: NDArray[np.int32]) -> Scores:
-        photo = queries.photos[query]
-        if isinstance(photo, Crop):
-            photo = photo._replace(path=index.root / photo.path)
-        elif isinstance(photo, Path):
-            photo = index.root / photo
-        results = [index.root / index.photos[row].image_path for row in rows]
-        return -verified(photo, results, options.geometric).astype(np.float64)
-
     def step(queries: Queries) -> Queries:
+        agreeing = np.zeros(queries.ranking.rows.shape, np.bool_)
+
+        def score(queries: Queries, query: int, rows: NDArray[np.int32]) -> Scores:
+            photo = queries.photos[query]
+            if isinstance(photo, Crop):
+                photo = photo._replace(path=index.root / photo.path)
+            elif isinstance(photo, Path):
+                photo = index.root / photo
+            results = [index.root / index.photos[row].image_path for row in rows]
+            inliers = verified(photo, results, options.geometric)
+            agreeing[query, : np.count_nonzero(inliers)] = True  # they will come first
+            return -inliers.astype(np.float64)
+
         with one_thread_each():
-            return _reorder("geometric", options.shortlist, score, queries)
+            return replace(_reorder("geometric", options.shortlist, score, queries), verified=agreeing)
 
     return step
 

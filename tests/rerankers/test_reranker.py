@@ -231,7 +231,7 @@ def test_a_chain_that_makes_no_sense_is_an_input_error():
         Reranker("two+dba", store([[1]]), "L1", OPTIONS)
 
 
-def test_geometric_puts_the_verified_first_and_keeps_the_order_of_the_others(tmp_path):
+def test_geometric_puts_the_verified_first_and_only_they_expand_the_query(tmp_path):
     rng = np.random.default_rng(0)
     for name in ("query", "index0", "index1", "index2"):
         Image.fromarray(rng.integers(0, 256, (20, 20), dtype=np.uint8)).resize((240, 240)).save(
@@ -239,11 +239,15 @@ def test_geometric_puts_the_verified_first_and_keeps_the_order_of_the_others(tmp
         )
     Image.open(tmp_path / "query.png").rotate(8).save(tmp_path / "index2.png")
     photos = [Photo((tmp_path / f"index{row}.png").as_posix(), "a") for row in range(3)]
-    index = store([[1], [2], [3]])._replace(photos=photos)
-    block = Block(np.array([[0, 1, 2]], np.int32), np.array([[1, 2, 3]], np.float32))
+    index = store([[1], [2], [6]])._replace(photos=photos)
+    block = Block(np.array([[0, 1, 2]], np.int32), np.array([[1, 2, 6]], np.float32))
     descriptors = np.zeros((1, 1), np.float32)
     for query in (tmp_path / "query.png", (tmp_path / "query.png").read_bytes()):
         after, _ = Reranker("geometric", index, "L1", OPTIONS).rerank([query], descriptors, block)
-        assert (after.rows.tolist(), after.distances.tolist()) == ([[2, 0, 1]], [[3, 1, 2]])
+        assert (after.rows.tolist(), after.distances.tolist()) == ([[2, 0, 1]], [[6, 1, 2]])
     after, _ = Reranker("geometric", index, "L1", options(shortlist=2)).rerank([query], descriptors, block)
     assert after.rows.tolist() == [[0, 1, 2]]
+
+    # Only what was verified is averaged with the query: (0 + 6) / 2.
+    after, _ = Reranker("geometric+aqe", index, "L1", OPTIONS).rerank([query], descriptors, block)
+    assert (after.rows.tolist(), after.distances.tolist()) == ([[1, 0, 2]], [[1, 2, 3]])
