@@ -10,12 +10,16 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
+PAUSE = 0.3
+"""Seconds before each way: threads of OpenMP go on spinning after their work, and would slow the next one."""
+
 
 def paired(ways: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
     """Seconds that each way took in each of `rounds`: the ways alternate, so a slow spell hits them all."""
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(rounds):
         for name, way in ways.items():
+            time.sleep(PAUSE)
             start = time.perf_counter()
             way()
             seconds[name].append(time.perf_counter() - start)

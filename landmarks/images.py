@@ -19,6 +19,10 @@ from PIL import ExifTags, Image, TiffImagePlugin, UnidentifiedImageError
 
 from landmarks.errors import InputError
 
+SPARE = 3
+"""Times as many pixels a side as are shown are decoded at least. The least cosine of a descriptor to that of
+the photo decoded whole is then above 0.999; with 2 it is 0.995 (docs/benchmarks.md)."""
+
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF")
 
 # Size is judged by `create_csv.max_pixels`; Pillow's error, at twice its warning, stays in force.
@@ -206,7 +210,7 @@ class Views:
 
     def of(self, photo: Source) -> list[NDArray[np.uint8]]:
         """The views of `photo`, scale by scale: uint8 (H, W, 3), RGB."""
-        image = read(photo, 2 * max(self.sizes))
+        image = read(photo, SPARE * max(self.sizes))
         shown = [np.asarray(fitted(image, size, self.resize, self.fill)) for size in self.sizes]
         return [side for view in shown for side in ((view, view[:, ::-1]) if self.flip else (view,))]
 

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from itertools import product
+from threading import Lock, local
 from typing import TypeAlias
 
 import h5py
@@ -15,8 +15,11 @@ from landmarks import kernels
 MEMORY = 256 << 20
 THREADS = len(os.sched_getaffinity(0))
 BLOCK = 1 << 13
-"""Rows at a time, where memory permits: their distances are still in cache when they are looked through."""
-
+"""Rows to read from a file at a time, where memory permits."""
+PIECE = 1 << 11
+"""Rows for a thread to compare at a time, at most."""
+_CACHED = 1 << 20
+"""Bytes of the distances of a piece, so that they are still in cache when they are looked through."""
 
 Rows: TypeAlias = NDArray[np.float32] | h5py.Dataset
 """Float32 (N, D), in memory or in a file, which is then read in blocks."""
@@ -48,36 +51,50 @@ def top_k(
     if distance == "L3":
         lengths = np.linalg.norm(queries.astype(np.float64), axis=1, keepdims=True)
         queries = (queries / np.where(lengths, lengths, 1)).astype(np.float32)
-    bytes_a_row = 2 * 4 * dimensions + 4 * len(queries)
-    block = min(BLOCK, max(1, memory // bytes_a_row))
+    block = max(1, min(size, BLOCK, memory // (2 * 4 * dimensions)))
+    if isinstance(index, np.ndarray):
+        block = size
+    piece = max(1, _CACHED // (4 * max(1, len(queries)) * kernels.CHUNK)) * kernels.CHUNK
+    piece = min(PIECE, piece, _share(block, 4))
     nearest = np.full((len(queries), k), np.iinfo(np.uint64).max)
     keep = kernels.keep_all if k == size else kernels.keep_nearest
-    parts = _parts(len(queries), 1)
+    some = _share(len(queries), 1)
+    parts = [(slice(first, first + some), Lock()) for first in range(0, len(queries), some)]
+    scratch = local()
+
+    def search(start: int, rows: NDArray[np.float32]) -> None:
+        if not hasattr(scratch, "own"):
+            scratch.own = np.empty(len(queries) * piece, np.float32)
+        rows = np.ascontiguousarray(rows, np.float32)
+        found = scratch.own[: len(queries) * len(rows)].reshape(len(queries), len(rows))
+        kernels.distances(queries, rows, distance, found)
+        if distance == "L3":
+            found[blank] = 1
+        if zeros_last:
+            found[blank] = np.inf
+            found[:, ~rows.any(axis=1)] = np.inf
+        for part, lock in parts:
+            with lock:
+                keep(found[part], start, nearest[part])
+
     with ThreadPoolExecutor(THREADS) as pool:
         for start, rows in _blocks(index, block):
-            found = _distances(pool, queries, rows, distance)
-            if distance == "L3":
-                found[blank] = 1
-            if zeros_last:
-                found[blank] = np.inf
-                found[:, ~rows.any(axis=1)] = np.inf
-            pieces = [(found[part], start, nearest[part]) for part in parts]
-            list(pool.map(lambda piece: keep(*piece), pieces))
-        list(pool.map(lambda part: nearest[part].sort(axis=1), parts))
+            lows = range(0, len(rows), piece)
+            pieces = [rows[low : low + piece] for low in lows]
+            list(pool.map(search, [start + low for low in lows], pieces))
+        list(pool.map(lambda part: nearest[part[0]].sort(axis=1), parts))
     distances = (nearest >> np.uint64(32)).astype(np.uint32).view(np.float32)
     return distances, (nearest & np.uint64(0xFFFFFFFF)).astype(np.int64)
 
 
 def _blocks(index: Rows, block: int) -> Iterator[tuple[int, NDArray[np.float32]]]:
-    """The rows of `index` in blocks, each with its first row; the next one is read meanwhile."""
-    starts = range(0, index.shape[0], block)
+    """The rows of `index`, those of a file in blocks, each with its first row; the next is read meanwhile."""
     if isinstance(index, np.ndarray):
-        yield from (
-            (start, np.ascontiguousarray(index[start : start + block], np.float32)) for start in starts
-        )
+        yield 0, index
         return
+    starts = range(0, index.shape[0], block)
     # Two buffers in turn: memory that was written to before is several times as fast as new memory.
-    buffers = np.empty((2, min(block, index.shape[0]), index.shape[1]), np.float32)
+    buffers = np.empty((2, block, index.shape[1]), np.float32)
 
     def read(number: int, start: int) -> NDArray[np.float32]:
         rows = buffers[number % 2, : max(0, min(block, index.shape[0] - start))]
@@ -93,21 +110,6 @@ def _blocks(index: Rows, block: int) -> Iterator[tuple[int, NDArray[np.float32]]
             yield start, rows
 
 
-def _distances(
-    pool: ThreadPoolExecutor, queries: NDArray[np.float32], rows: NDArray[np.float32], distance: str
-) -> NDArray[np.float32]:
-    found = np.empty((len(queries), len(rows)), np.float32)
-
-    def compare(part: tuple[slice, slice]) -> None:
-        kernels.distances(queries[part[0]], rows[part[1]], distance, found[part])
-
-    by_row = _parts(len(rows), kernels.CHUNK)
-    by_query = _parts(len(queries), 4) if len(by_row) < THREADS else [slice(None)]
-    list(pool.map(compare, product(by_query, by_row)))
-    return found
-
-
-def _parts(count: int, multiple: int) -> list[slice]:
-    """`count` things in parts of a `multiple`, two for each thread so that all have work till the end."""
-    step = -(-count // (2 * THREADS * multiple)) * multiple
-    return [slice(start, start + step) for start in range(0, count, step)]
+def _share(count: int, multiple: int) -> int:
+    """Of `count` things, two shares for each thread so that all have work till the end; a `multiple`."""
+    return max(1, -(-count // (2 * THREADS * multiple))) * multiple

@@ -1,4 +1,5 @@
 import tracemalloc
+from itertools import product
 
 import h5py
 import numpy as np
@@ -62,12 +63,13 @@ def test_equal_distances_come_by_the_lower_row(distance, queries, index, k):
 
 
 @distances_by_name
-@pytest.mark.parametrize("memory", [1, 500, 1 << 20])
-def test_copies_of_a_row_come_in_row_order_also_across_blocks(distance, memory):
+@pytest.mark.parametrize("piece", [1, 7, 2048])
+def test_copies_of_a_row_come_in_row_order_also_across_pieces(distance, piece, monkeypatch):
+    monkeypatch.setattr(search, "PIECE", piece)
     rng = np.random.default_rng(0)
     originals = rng.normal(size=(3, 7)).astype(np.float32)
     copies = rng.integers(0, 3, 40)
-    _, rows = search.top_k(originals, originals[copies], distance, 25, memory=memory)
+    _, rows = search.top_k(originals, originals[copies], distance, 25)
     for original, found in enumerate(rows):
         own = np.flatnonzero(copies == original)
         assert found[: len(own)].tolist() == own.tolist()
@@ -112,7 +114,7 @@ def test_cosine_is_never_negative():
 
 
 @distances_by_name
-def test_any_block_size_and_an_hdf5_dataset_give_the_same(tmp_path, distance):
+def test_pieces_of_any_size_and_blocks_of_an_hdf5_dataset_give_the_same(tmp_path, distance, monkeypatch):
     rng = np.random.default_rng(1)
     queries = rng.normal(size=(9, 5)).astype(np.float32)
     index = rng.normal(size=(101, 5)).astype(np.float32)
@@ -120,10 +122,10 @@ def test_any_block_size_and_an_hdf5_dataset_give_the_same(tmp_path, distance):
     whole = search.top_k(queries, index, distance, 10)
     with h5py.File(tmp_path / "index.h5", "w") as file:
         dataset = file.create_dataset("features", data=index, chunks=(8, 5))
-        for rows_in_block in (1, 2, 10, 37, 100, 101):
-            memory = rows_in_block * (2 * 4 * 5 + 4 * 9)
-            for source in (index, dataset):
-                got = search.top_k(queries, source, distance, 10, memory=memory)
+        for rows, source in product((1, 2, 10, 37, 100, 101), (index, dataset)):
+            for piece in (rows, 2048):
+                monkeypatch.setattr(search, "PIECE", piece)
+                got = search.top_k(queries, source, distance, 10, memory=rows * 2 * 4 * 5)
                 for found, expected in zip(got, whole, strict=True):
                     np.testing.assert_array_equal(found, expected)
 
