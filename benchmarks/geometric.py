@@ -26,8 +26,8 @@ def main() -> None:
     def verify(workers: int) -> None:
         geometric.forget()
         with geometric.one_thread_each():
-            for query, results in tasks:
-                geometric.verified(query, results, options, workers)
+            for _ in geometric.verified(tasks, options, workers):
+                pass
 
     over_cores(
         f"{QUERIES} queries verified against {CANDIDATES} of {len(photos)} photos each, features included; "

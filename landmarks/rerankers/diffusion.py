@@ -36,7 +36,7 @@ def graph(index: Rows, distance: str, neighbours: int, gamma: float, zeros_last:
     return csr_array(directed.minimum(directed.T))
 
 
-def scores(
+def reached(
     affinity: csr_array, rows: NDArray[np.integer[Any]], seeds: NDArray[np.float64], alpha: float
 ) -> NDArray[np.float64]:
     """How much of the query reaches each of `rows` (n,) of the index: (n,), the higher the nearer.
@@ -52,7 +52,5 @@ def scores(
     among = affinity[rows][:, rows]
     degrees = np.asarray(among.sum(axis=1))
     scale = diags_array(np.divide(1, np.sqrt(degrees), out=np.zeros_like(degrees), where=degrees > 0))
-    reached: NDArray[np.float64] = cg(
-        eye_array(len(rows)) - alpha * (scale @ among @ scale), seeds, rtol=1e-8
-    )[0]
-    return reached
+    f: NDArray[np.float64] = cg(eye_array(len(rows)) - alpha * (scale @ among @ scale), seeds, rtol=1e-8)[0]
+    return f

@@ -1,9 +1,11 @@
 """`geometric`: results come first that show what the query shows, from another side."""
 
+import os
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from functools import lru_cache, partial
+from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -104,17 +106,29 @@ def _unit(local: Local, options: Geometric) -> NDArray[np.float32]:
 
 
 def verified(
-    query: Source, results: Sequence[Path], options: Geometric, workers: int | None = None
-) -> NDArray[np.intp]:
-    """How many inliers each of `results` has with `query`: (n,), in `workers` threads, by default one a core.
+    tasks: Iterable[tuple[Source, Sequence[Path]]], options: Geometric, workers: int | None = None
+) -> Iterator[NDArray[np.intp]]:
+    """How many inliers each result has with its query, (n,) for each of the `tasks`, a query and n results.
 
-    The features of `CACHED_PHOTOS` results are kept for the next query. Raises `InputError` where a photo
+    `workers`: threads, by default one a core. They turn to the next query while results of one are compared.
+    The features of `CACHED_PHOTOS` results are kept for the next queries. Raises `InputError` where a photo
     does not decode.
     """
-    tasks = [partial(local_features, query, options), *(partial(_cached, path, options) for path in results)]
-    of_query, *others = images.in_order(lambda task: task(), tasks, workers)
-    counts = images.in_order(lambda other: len(inliers(of_query, other, options)), others, workers)
-    return np.fromiter(counts, np.intp, len(others))
+    with ThreadPoolExecutor(workers or os.cpu_count()) as pool:
+
+        def counts(of_query: Future[Local], results: Sequence[Path]) -> NDArray[np.intp]:
+            query = of_query.result()
+            found = pool.map(lambda path: len(inliers(query, _cached(path, options), options)), results)
+            return np.fromiter(found, np.intp, len(results))
+
+        before = None
+        for query, results in tasks:
+            described = pool.submit(local_features, query, options), results
+            if before is not None:
+                yield counts(*before)
+            before = described
+        if before is not None:
+            yield counts(*before)
 
 
 _alone = threading.Lock()

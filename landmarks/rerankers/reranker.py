@@ -1,6 +1,6 @@
 """Re-ranking by a chain of methods: `Reranker`."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -75,6 +75,8 @@ def _path(photo: Source) -> str:
 
 Step = Callable[[Queries], Queries]
 Scores = NDArray[np.float64]
+Shortlists = Sequence[tuple[int, NDArray[np.int32]]]
+"""Queries, and the rows of the index that are to be sorted for each."""
 
 
 def _dba(index: Index, options: RerankOptions) -> Step:
@@ -121,50 +123,56 @@ def _k_reciprocal(index: Index, options: RerankOptions) -> Step:
 
     chosen = options.k_reciprocal
 
-    def score(queries: Queries, query: int, rows: NDArray[np.int32]) -> Scores:
-        results = gathered(index.descriptors, rows)
-        return distances(
-            queries.descriptors[query], results, index.distance, chosen.k1, chosen.k2, chosen.weight
-        )
+    def scores(queries: Queries, shortlists: Shortlists) -> Iterator[Scores]:
+        for query, rows in shortlists:
+            own, results = queries.descriptors[query], gathered(index.descriptors, rows)
+            yield distances(own, results, index.distance, chosen.k1, chosen.k2, chosen.weight)
 
-    return partial(_reorder, "k_reciprocal", options.shortlist, score)
+    return partial(_reorder, "k_reciprocal", options.shortlist, scores)
 
 
 def _diffusion(index: Index, options: RerankOptions) -> Step:
-    from landmarks.rerankers.diffusion import graph, scores
+    from landmarks.rerankers.diffusion import graph, reached
 
     chosen = options.diffusion
     _refuse_quadratic("diffusion", index, options)
     affinity = graph(index.descriptors, index.distance, chosen.neighbours, chosen.gamma, index.zeros_last)
 
-    def score(queries: Queries, query: int, rows: NDArray[np.int32]) -> Scores:
-        near = gathered(index.descriptors, rows[: chosen.query_neighbours])
-        seeds = np.zeros(len(rows))
-        seeds[: len(near)] = cosines(queries.descriptors[[query]], near[None])[0].clip(min=0) ** chosen.gamma
-        return -scores(affinity, rows, seeds, chosen.alpha)
+    def scores(queries: Queries, shortlists: Shortlists) -> Iterator[Scores]:
+        for query, rows in shortlists:
+            near = gathered(index.descriptors, rows[: chosen.query_neighbours])
+            seeds = np.zeros(len(rows))
+            cosine = cosines(queries.descriptors[[query]], near[None])[0]
+            seeds[: len(near)] = cosine.clip(min=0) ** chosen.gamma
+            yield -reached(affinity, rows, seeds, chosen.alpha)
 
-    return partial(_reorder, "diffusion", options.shortlist, score)
+    return partial(_reorder, "diffusion", options.shortlist, scores)
 
 
 def _geometric(index: Index, options: RerankOptions) -> Step:
     from landmarks.rerankers.geometric import one_thread_each, verified
 
+    def photo_of(queries: Queries, query: int) -> Source:
+        photo = queries.photos[query]
+        if isinstance(photo, Crop):
+            return photo._replace(path=index.root / photo.path)
+        return photo if isinstance(photo, bytes) else index.root / photo
+
     def step(queries: Queries) -> Queries:
         agreeing = np.zeros(queries.ranking.rows.shape, np.bool_)
 
-        def score(queries: Queries, query: int, rows: NDArray[np.int32]) -> Scores:
-            photo = queries.photos[query]
-            if isinstance(photo, Crop):
-                photo = photo._replace(path=index.root / photo.path)
-            elif isinstance(photo, Path):
-                photo = index.root / photo
-            results = [index.root / index.photos[row].image_path for row in rows]
-            inliers = verified(photo, results, options.geometric)
-            agreeing[query, : np.count_nonzero(inliers)] = True  # they will come first
-            return -inliers.astype(np.float64)
+        def scores(queries: Queries, shortlists: Shortlists) -> Iterator[Scores]:
+            tasks = [
+                (photo_of(queries, query), [index.root / index.photos[row].image_path for row in rows])
+                for query, rows in shortlists
+            ]
+            counts = verified(tasks, options.geometric)
+            for (query, _), inliers in zip(shortlists, counts, strict=True):
+                agreeing[query, : np.count_nonzero(inliers)] = True  # they will come first
+                yield -inliers.astype(np.float64)
 
         with one_thread_each():
-            return replace(_reorder("geometric", options.shortlist, score, queries), verified=agreeing)
+            return replace(_reorder("geometric", options.shortlist, scores, queries), verified=agreeing)
 
     return step
 
@@ -172,19 +180,22 @@ def _geometric(index: Index, options: RerankOptions) -> Step:
 def _reorder(
     name: str,
     shortlist: int,
-    score: Callable[[Queries, int, NDArray[np.int32]], Scores],
+    scores: Callable[[Queries, Shortlists], Iterator[Scores]],
     queries: Queries,
 ) -> Queries:
-    """Sort the first `shortlist` results by `score`, the lower the nearer; of equals the former first.
+    """Sort the first `shortlist` results of each query by their `scores`, the lower the nearer.
 
-    The distance that a photo was found at stays beside it. What is infinitely far keeps its place.
+    Of equals the former comes first. The distance that a photo was found at stays beside it. What is
+    infinitely far keeps its place.
     """
     rows, distances = queries.ranking.rows.copy(), queries.ranking.distances.copy()
     counts = np.isfinite(distances[:, :shortlist]).sum(axis=1)
-    for query, count in enumerate(tqdm(counts, name, unit="query", leave=False, delay=1)):
-        if count:
-            order = np.argsort(score(queries, query, rows[query, :count]), kind="stable")
-            rows[query, :count], distances[query, :count] = rows[query, order], distances[query, order]
+    shortlists = [(query, queries.ranking.rows[query, :count]) for query, count in enumerate(counts) if count]
+    bar = tqdm(shortlists, name, unit="query", leave=False, delay=1)
+    for (query, listed), found in zip(bar, scores(queries, shortlists), strict=True):
+        order = np.argsort(found, kind="stable")
+        rows[query, : len(order)] = listed[order]
+        distances[query, : len(order)] = distances[query, order]
     return replace(queries, ranking=Block(rows, distances))
 
 

@@ -51,7 +51,9 @@ def test_the_scores_solve_the_papers_equation_among_the_rows_alone(alpha):
     scale = np.array([1 / np.sqrt(degree) if degree else 0 for degree in degrees])
     normal = scale[:, None] * among * scale
     expected = np.linalg.inv(np.eye(25) - alpha * normal) @ seeds
-    np.testing.assert_allclose(diffusion.scores(affinity, rows, seeds, alpha), expected, rtol=1e-5, atol=1e-9)
+    np.testing.assert_allclose(
+        diffusion.reached(affinity, rows, seeds, alpha), expected, rtol=1e-5, atol=1e-9
+    )
 
 
 def test_of_two_moons_the_querys_comes_first_to_its_far_end():
@@ -65,5 +67,5 @@ def test_of_two_moons_the_querys_comes_first_to_its_far_end():
     affinity = diffusion.graph(index, "L2", 8, 3, zeros_last=False)
     seeds = np.zeros(199)
     seeds[:5] = 1
-    order = near[np.argsort(-diffusion.scores(affinity, near, seeds, 0.99), kind="stable")]
+    order = near[np.argsort(-diffusion.reached(affinity, near, seeds, 0.99), kind="stable")]
     assert average_precision_score(same[order], -np.arange(199)) == pytest.approx(1)

@@ -62,12 +62,17 @@ def local(path, options):
     return geometric.local_features(path, options)
 
 
+def verified(query, results, options, workers=None):
+    [counts] = geometric.verified([(query, results)], options, workers)
+    return counts
+
+
 @pytest.mark.parametrize("options", [SIFT, ORB, SIFT.model_copy(update={"model": "affinity"})])
 def test_another_view_of_the_plane_stands_out_from_what_only_looks_alike(scene, options):
     query, shuffled = (local(scene[name], options) for name in ("query", "shuffled"))
     assert len(geometric.matches(query, shuffled, options)) > 30
     results = [scene[name] for name in ("shuffled", "other", "side", "blank")]
-    counts = geometric.verified(scene["query"], results, options)
+    counts = verified(scene["query"], results, options)
     assert counts[2] > 4 * counts[0]
     assert counts[[1, 3]].tolist() == [0, 0]
 
@@ -112,25 +117,32 @@ def test_sift_descriptors_are_whole_numbers_so_that_bytes_hold_them(scene):
 @pytest.mark.parametrize("options", [SIFT, ORB])
 def test_counts_do_not_depend_on_the_number_of_threads_nor_on_what_is_kept(scene, options):
     results = [scene[name] for name in ("side", "other", "shuffled", "query", "blank")] * 4
-    at_first = geometric.verified(scene["query"], results, options, workers=1)
+    at_first = verified(scene["query"], results, options, workers=1)
     for workers in (4, 1):
         geometric.forget()
-        np.testing.assert_array_equal(geometric.verified(scene["query"], results, options, workers), at_first)
+        np.testing.assert_array_equal(verified(scene["query"], results, options, workers), at_first)
+
+
+def test_counts_of_several_queries_come_in_the_order_of_the_queries(scene):
+    tasks = [(scene["query"], [scene["side"]]), (scene["blank"], []), (scene["side"], [scene["other"]] * 2)]
+    counts = geometric.verified(tasks, SIFT)
+    for (query, results), found in zip(tasks, counts, strict=True):
+        assert found.tolist() == verified(query, results, SIFT).tolist()
 
 
 def test_fewer_inliers_than_asked_count_as_none(scene):
-    count = int(geometric.verified(scene["query"], [scene["side"]], SIFT)[0])
+    count = int(verified(scene["query"], [scene["side"]], SIFT)[0])
     strict = SIFT.model_copy(update={"min_inliers": count + 1})
-    assert geometric.verified(scene["query"], [scene["side"]], strict).tolist() == [0]
+    assert verified(scene["query"], [scene["side"]], strict).tolist() == [0]
 
 
 def test_a_photo_without_features_matches_nothing(scene):
-    assert geometric.verified(scene["blank"], [scene["query"], scene["blank"]], SIFT).tolist() == [0, 0]
+    assert verified(scene["blank"], [scene["query"], scene["blank"]], SIFT).tolist() == [0, 0]
 
 
 def test_a_photo_that_is_gone_is_named(scene, tmp_path):
     with pytest.raises(InputError, match=r"gone\.jpg: no such file"):
-        geometric.verified(scene["query"], [tmp_path / "gone.jpg"], SIFT)
+        verified(scene["query"], [tmp_path / "gone.jpg"], SIFT)
 
 
 def test_opencv_gets_its_threads_back():
