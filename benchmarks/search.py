@@ -15,7 +15,7 @@ import numpy as np
 from common import paired, peak_memory, ratio, report
 from numpy.typing import NDArray
 
-from landmarks import search
+from landmarks import features, search
 
 Floats = NDArray[np.float32]
 
@@ -85,8 +85,9 @@ def growth(most: int) -> None:
         index = random.random((size, 1280), np.float32)
         with tempfile.TemporaryDirectory(dir=".") as folder:
             path = Path(folder, "index.h5")
+            rows_of_chunk = min(size, features.block_rows(1280))
             with h5py.File(path, "w") as file:
-                file.create_dataset("features", data=index, chunks=(min(size, 819), 1280))
+                file.create_dataset("features", data=index, chunks=(rows_of_chunk, 1280))
             with h5py.File(path) as file:
                 seconds = paired(
                     {

@@ -20,6 +20,7 @@ from landmarks.errors import InputError
 from landmarks.files import explained
 
 BLOCK_BYTES = 16 << 20
+"""Of a chunk too: in smaller ones stores are read more slowly (docs/benchmarks.md)."""
 
 log = logging.getLogger(__name__)
 
@@ -113,9 +114,8 @@ def _write(
     file: h5py.File, rows: NDArray[np.float32], photos: Sequence[Photo], attributes: Mapping[str, Any]
 ) -> None:
     per_block = block_rows(rows.shape[1])
-    features = file.create_dataset(
-        "features", rows.shape, np.float32, chunks=(min(len(rows), max(1, per_block // 4)), rows.shape[1])
-    )
+    chunks = min(len(rows), per_block), rows.shape[1]
+    features = file.create_dataset("features", rows.shape, np.float32, chunks=chunks)
     for start in range(0, len(rows), per_block):
         features[start : start + per_block] = rows[start : start + per_block]
     hdf5.write_photos(file, "", photos)

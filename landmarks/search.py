@@ -16,7 +16,7 @@ MEMORY = 256 << 20
 THREADS = len(os.sched_getaffinity(0))
 BLOCK = 1 << 13
 """Rows to read from a file at a time, where memory permits."""
-PIECE = 1 << 11
+PIECE = 1 << 10
 """Rows for a thread to compare at a time, at most."""
 _CACHED = 1 << 20
 """Bytes of the distances of a piece, so that they are still in cache when they are looked through."""
