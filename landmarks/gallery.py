@@ -5,6 +5,7 @@ import io
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from html import escape
 
 from PIL import Image, ImageDraw, ImageFont, ImageOps
@@ -44,12 +45,20 @@ def contact_sheet(tiles: Sequence[Tile]) -> Image.Image:
     for place, tile in enumerate(tiles):
         left, top = GAP + place % COLUMNS * step, GAP + place // COLUMNS * row_height
         colour = QUERY if tile.right is None else RIGHT if tile.right else WRONG
-        photo = ImageOps.pad(read(tile.photo, 2 * max(TILE)), TILE, color="#eeeeee")
+        photo = ImageOps.pad(_small(tile.photo), TILE, color="#eeeeee")
         sheet.paste(ImageOps.expand(photo, FRAME, colour), (left, top))
         for number, line in enumerate(tile.lines[:TEXT_LINES]):
             below = top + height + 2 * FRAME + 3 + number * (FONT_SIZE + 4)
             draw.text((left, below), _shortened(line, font, width + 2 * FRAME), colour, font)
     return sheet
+
+
+@lru_cache(512)
+def _small(source: Source) -> Image.Image:
+    """The photo within a tile; sheet and page show the same ones."""
+    photo = read(source, 2 * max(TILE))
+    photo.thumbnail(TILE)
+    return photo
 
 
 def match_sheet(query: Source, results: Sequence[Source], options: Geometric) -> Image.Image:
@@ -164,8 +173,6 @@ def _bdi(text: object) -> str:
 
 
 def _data_uri(source: Source) -> str:
-    photo = read(source, 2 * max(TILE))
-    photo.thumbnail(TILE)
     content = io.BytesIO()
-    photo.save(content, "JPEG", quality=80, comment=b"")
+    _small(source).save(content, "JPEG", quality=80, comment=b"")
     return "data:image/jpeg;base64," + base64.b64encode(content.getvalue()).decode()
