@@ -73,14 +73,20 @@ def test_a_batch_of_sixteen_photos_is_learned_by_heart(photos: list[Photo], tmp_
     assert last.train_loss < 0.01
 
 
-@pytest.mark.parametrize("stop_after", [1, 2])
-def test_stopped_and_resumed_gives_the_same_bits(photos: list[Photo], tmp_path: Path, stop_after: int):
-    whole = course(photos, tmp_path / "whole")
+@pytest.mark.parametrize(
+    ("stop_after", "loss"),
+    [(1, {}), (2, {}), (1, {"loss": "proxy_anchor"}), (2, {"loss": "triplet", "miner": "distance_weighted"})],
+)
+def test_stopped_and_resumed_gives_the_same_bits(
+    photos: list[Photo], tmp_path: Path, stop_after: int, loss: dict[str, str]
+):
+    plan = recipe(**loss)
+    whole = course(photos, tmp_path / "whole", plan)
     expected = list(whole.epochs())
-    stopped = course(photos, tmp_path / "stopped").epochs()
+    stopped = course(photos, tmp_path / "stopped", plan).epochs()
     for _ in range(stop_after):
         next(stopped)
-    resumed = course(photos, tmp_path / "stopped")
+    resumed = course(photos, tmp_path / "stopped", plan)
     assert list(resumed.epochs()) == expected
     assert tensors(resumed.result()) == tensors(whole.result())
 
@@ -165,7 +171,7 @@ def test_frozen_leaves_exactly_the_leading_tensors_alone():
 
     before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
     plan = recipe(lr=0.1)
-    model = training.Classifier(net, 2048, 2)
+    model = training.Classifier(net, nn.Linear(2048, 2))
     data = torch.randint(0, 255, (4, 3, 32, 32), dtype=torch.uint8)
     loader = torch.utils.data.DataLoader(list(zip(data, [0, 1, 0, 1], strict=True)), 4)
     options = trunks.Options("resnet152", 32, "avgpool", "l1", (0.5,) * 3, (0.5,) * 3)
