@@ -51,7 +51,8 @@ def _arcface(recipe: Finetuned, dimensions: int, classes: int) -> Any:
     from pytorch_metric_learning.losses import ArcFaceLoss
 
     degrees = math.degrees(_or(recipe.margin, 0.5))
-    return ArcFaceLoss(classes, dimensions, margin=degrees, scale=_or(recipe.scale, 64.0))
+    scale = _or(recipe.scale, 64.0)
+    return ArcFaceLoss(classes, dimensions, margin=degrees, scale=scale, weight_init_func=_unit_length)
 
 
 def _cosface(recipe: Finetuned, dimensions: int, classes: int) -> Any:
@@ -62,7 +63,8 @@ def _cosface(recipe: Finetuned, dimensions: int, classes: int) -> Any:
     """
     from pytorch_metric_learning.losses import CosFaceLoss
 
-    return CosFaceLoss(classes, dimensions, margin=_or(recipe.margin, 0.35), scale=_or(recipe.scale, 64.0))
+    margin, scale = _or(recipe.margin, 0.35), _or(recipe.scale, 64.0)
+    return CosFaceLoss(classes, dimensions, margin=margin, scale=scale, weight_init_func=_unit_length)
 
 
 def _proxy_anchor(recipe: Finetuned, dimensions: int, classes: int) -> Any:
@@ -93,8 +95,8 @@ def _triplet(recipe: Finetuned, _dimensions: int, _classes: int) -> Any:
 def _contrastive(recipe: Finetuned, _dimensions: int, _classes: int) -> Any:
     """Mean of d^2 / 2 over pairs of one landmark, plus mean of [m - d]+^2 / 2 over others where above 0.
 
-    m = 0.7 is that of Radenović, Tolias and Chum for retrieval. Hadsell, Chopra and LeCun, Dimensionality
-    reduction by learning an invariant mapping, CVPR 2006, eq. 4, of which eq. 3 is the sum over all pairs.
+    m = 1 is the library's, the paper has none for all. Hadsell, Chopra and LeCun, Dimensionality reduction by
+    learning an invariant mapping, CVPR 2006, eq. 4, which is of one pair.
     """
     from pytorch_metric_learning.losses import ContrastiveLoss
 
@@ -105,7 +107,7 @@ def _contrastive(recipe: Finetuned, _dimensions: int, _classes: int) -> Any:
             loss: Tensor = super().get_per_pair_loss(pair_dists, pos_or_neg) ** 2 / 2
             return loss
 
-    return Squared(neg_margin=_or(recipe.margin, 0.7))
+    return Squared(neg_margin=_or(recipe.margin, 1.0))
 
 
 def _multi_similarity(recipe: Finetuned, _dimensions: int, _classes: int) -> Any:
@@ -160,6 +162,15 @@ def _triplet_margin(recipe: Finetuned) -> Any:
 
     margin = _or(recipe.margin, 0.2)
     return TripletMarginMiner(margin, type_of_triplets="semihard", distance=LpDistance(power=2))
+
+
+def _unit_length(weights: Tensor) -> None:
+    """Start the weights (D, C) of classes in random directions, at a length of about 1.
+
+    Their gradient goes by the inverse of their length: at the library's, about the root of D, they hardly
+    move.
+    """
+    nn.init.normal_(weights, std=len(weights) ** -0.5)
 
 
 def _or(value: float | None, usual: float) -> float:
