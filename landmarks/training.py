@@ -1,4 +1,4 @@
-"""Fine-tuning a trunk as a classifier of landmarks, with checkpoints to go on from."""
+"""Fine-tuning a trunk to tell landmarks apart, with checkpoints to go on from."""
 
 import hashlib
 import json
