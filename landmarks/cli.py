@@ -181,7 +181,7 @@ def evaluate_model(
 ) -> None:
     """Score a fine-tuned model as a classifier.
 
-    Its loss, Prec@1 and Prec@5.
+    Its loss, Prec@1 and Prec@5. After metric learning, by the nearest class mean, without a loss.
 
     \b
     Example:

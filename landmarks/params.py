@@ -103,9 +103,21 @@ class Augment(Section):
         return self
 
 
+# What the losses beside cross_entropy take.
+OF_PAIRS = ("triplet", "contrastive", "multi_similarity")
+WITH_SCALE = ("arcface", "cosface", "proxy_anchor")
+
+
 class Finetuned(Described):
     """The trunk trained on the landmarks."""
 
+    loss: Literal[
+        "cross_entropy", "arcface", "cosface", "proxy_anchor", "triplet", "contrastive", "multi_similarity"
+    ]
+    margin: Annotated[float, Field(ge=0, le=2)] | None
+    scale: Annotated[float, Field(gt=0)] | None
+    miner: Literal["none", "batch_hard", "distance_weighted", "multi_similarity", "triplet_margin"]
+    per_class: Annotated[int, Field(ge=2)] | None
     epochs: Count
     batch_size: Annotated[int, Field(ge=2)]
     optimizer: Literal["sgd", "adamw"]
@@ -136,6 +148,35 @@ class Finetuned(Described):
     def _a_p_to_learn(self) -> Self:
         if self.learn_gem_p and self.pooling != "gem":
             raise ValueError(f"learn_gem_p is true, but pooling is {self.pooling}; set it to gem")
+        return self
+
+    @property
+    def together(self) -> int | None:
+        """How many photos of a landmark a batch holds, `None` where they come as they come."""
+        return self.per_class or (4 if self.loss in OF_PAIRS else None)
+
+    @model_validator(mode="after")
+    def _what_the_loss_takes(self) -> Self:
+        options: list[tuple[str, object, tuple[str, ...]]] = [
+            ("margin", None, (*WITH_SCALE, *OF_PAIRS)),
+            ("scale", None, WITH_SCALE),
+            ("miner", "none", ("triplet",) if self.miner == "triplet_margin" else OF_PAIRS),
+            ("label_smoothing", 0.0, ("cross_entropy",)),
+        ]
+        for name, unset, losses in options:
+            value = getattr(self, name)
+            if value != unset and self.loss not in losses:
+                raise ValueError(f"{name} is {value}, but loss is {self.loss}; it is for {', '.join(losses)}")
+        return self
+
+    @model_validator(mode="after")
+    def _landmarks_in_a_batch(self) -> Self:
+        together = self.together
+        if together and (self.batch_size % together or self.batch_size == together):
+            raise ValueError(
+                f"batch_size is {self.batch_size}, but per_class says {together} photos of a landmark; make "
+                f"it {2 * together}, {3 * together} or another multiple"
+            )
         return self
 
 

@@ -1,4 +1,4 @@
-"""Fine-tuning a trunk as a classifier of landmarks, with checkpoints to go on from."""
+"""Fine-tuning a trunk to tell landmarks apart, with checkpoints to go on from."""
 
 import hashlib
 import json
@@ -22,6 +22,7 @@ import timm
 import torch
 import torch.distributed as dist
 import torchvision
+from numpy.typing import NDArray
 from tensorboardX import SummaryWriter
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -31,7 +32,7 @@ from torchvision.transforms import v2
 from torchvision.utils import make_grid
 from tqdm import tqdm
 
-from landmarks import engines, images, pooling, trunks
+from landmarks import engines, images, losses, pooling, trunks
 from landmarks.catalog import Photo, numbered
 from landmarks.describers import Whitened
 from landmarks.errors import InputError
@@ -40,6 +41,8 @@ from landmarks.params import Finetuned
 from landmarks.pooling import GeM, Pooled
 
 LAST, BEST = "last.pt", "best.pt"
+COLLAPSED = 0.99
+"""Above this mean cosine of two photos, embeddings tell nothing apart any more."""
 
 log = logging.getLogger(__name__)
 
@@ -64,15 +67,60 @@ COLUMNS = tuple(column.name for column in fields(Epoch))
 class Classifier(nn.Module):
     """A trunk and a linear layer on its pooled output."""
 
-    def __init__(self, trunk: nn.Module, dimensions: int, classes: int) -> None:
+    def __init__(self, trunk: nn.Module, head: nn.Linear, smoothing: float = 0.0) -> None:
+        """`smoothing`: of the labels, in training."""
         super().__init__()
-        self.trunk = trunk
-        self.head = nn.Linear(dimensions, classes)
+        self.trunk, self.head, self.smoothing = trunk, head, smoothing
 
-    def forward(self, photos: Tensor) -> Tensor:
-        """Logits (N, classes) of normalised photos (N, 3, H, W)."""
-        logits: Tensor = self.head(self.trunk(photos))
-        return logits
+    def forward(self, photos: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """The cross-entropy, and the logits (N, classes), of normalised photos (N, 3, H, W)."""
+        logits = self.head(self.trunk(photos)).float()
+        smoothing = self.smoothing if self.training else 0.0
+        return nn.functional.cross_entropy(logits, labels, label_smoothing=smoothing), logits
+
+
+class Embedder(nn.Module):
+    """A trunk whose pooled output a loss of metric learning is put on, and a head of class means.
+
+    The head has a row for each class, the mean of the unit embeddings of its photos in the last epoch, scaled
+    to unit length, and no bias: it ranks the classes by the cosine to their means. It is not learned.
+    """
+
+    def __init__(self, trunk: nn.Module, head: nn.Linear, loss: nn.Module) -> None:
+        super().__init__()
+        self.trunk, self.head, self.loss = trunk, head.requires_grad_(False), loss
+        # Neither parameter nor buffer, which DistributedDataParallel would make the same everywhere.
+        self.sums = torch.zeros_like(head.weight)
+        self.count = 0
+
+    def forward(self, photos: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """The loss, and the cosines (N, classes) to the means, of normalised photos (N, 3, H, W).
+
+        In training the means are those of the photos so far in the epoch, these included.
+        """
+        embeddings = self.trunk(photos)
+        with torch.no_grad(), torch.autocast(photos.device.type, enabled=False):
+            units = nn.functional.normalize(embeddings.float())
+            if self.training:
+                self.sums = self.sums.to(units).index_add_(0, labels, units)
+                self.count += len(units)
+                cosines = units @ nn.functional.normalize(self.sums).T
+            else:
+                cosines = self.head(units)
+        return self.loss(embeddings, labels), cosines
+
+    def end_epoch(self) -> float:
+        """Take the means of all processes into the head.
+
+        Returns the mean cosine of two photos of the epoch, which is 1 where all embeddings coincide.
+        """
+        sums, count = self.sums.double().cpu(), torch.tensor(self.count)
+        if _world() > 1:
+            dist.all_reduce(sums)
+            dist.all_reduce(count)
+        self.head.weight.copy_(nn.functional.normalize(sums))
+        self.sums, self.count = torch.zeros_like(self.sums), 0
+        return float((sums.sum(dim=0) / count).square().sum())
 
 
 def learning_rate(epoch: int, recipe: Finetuned) -> float:
@@ -90,7 +138,8 @@ def learning_rate(epoch: int, recipe: Finetuned) -> float:
 class _Photos(Dataset[tuple[Tensor, int]]):
     """Photos by (epoch, row): what is random about one depends on these and the seed alone.
 
-    So it is the same in whichever worker it is made, and whether or not training was interrupted.
+    So it is the same in whichever worker it is made, and whether or not training was interrupted. Rows go
+    round: the one of as many photos further on is the same photo, varied otherwise.
     """
 
     def __init__(
@@ -105,9 +154,10 @@ class _Photos(Dataset[tuple[Tensor, int]]):
         self.at_least, self.seed = at_least, seed
 
     def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, int]:
-        epoch, row = key
+        epoch, place = key
+        row = place % len(self.photos)
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(derived_seed(self.seed, epoch, row))
+            torch.manual_seed(derived_seed(self.seed, epoch, place))
             photo = self.transform(images.read(Path(self.photos[row].image_path), self.at_least))
         return photo, self.labels[row]
 
@@ -118,25 +168,46 @@ def derived_seed(*parts: int) -> int:
 
 
 class _Order(Sampler[tuple[int, int]]):
-    """The (epoch, row) keys of an epoch for this process: shuffled in training, in order otherwise."""
+    """The (epoch, row) keys of an epoch for this process: shuffled in training, in order otherwise.
 
-    def __init__(self, size: int, seed: int | None) -> None:
-        self.size, self.seed, self.epoch = size, seed, 0
+    With `together`, photos of a landmark come in groups of so many, which are spread evenly over the epoch.
+    In training, what a landmark lacks for its last group are photos of its own once more; otherwise the
+    group is smaller.
+    """
+
+    def __init__(self, labels: Sequence[int], seed: int | None, together: int | None = None) -> None:
+        self.labels, self.seed, self.together, self.epoch = np.asarray(labels), seed, together, 0
 
     def __len__(self) -> int:
-        return len(range(_rank(), self._padded(), _world()))
-
-    def _padded(self) -> int:
-        """In training every process must take the same number of steps."""
-        return self.size if self.seed is None else math.ceil(self.size / _world()) * _world()
+        return len(self._rows())
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
-        if self.seed is None:
-            order = np.arange(self.size)
+        return ((self.epoch, int(row)) for row in self._rows())
+
+    def _rows(self) -> NDArray[np.int64]:
+        random = np.random.default_rng([self.seed or 0, self.epoch])
+        if self.together:
+            groups = self._groups(self.together, random)
+        elif self.seed is None:
+            groups = np.arange(len(self.labels))[:, None]
         else:
-            order = np.random.default_rng([self.seed, self.epoch]).permutation(self.size)
-        for row in np.resize(order, self._padded())[_rank() :: _world()]:
-            yield self.epoch, int(row)
+            groups = random.permutation(len(self.labels))[:, None]
+        if self.seed is not None:  # in training every process must take the same number of steps
+            groups = np.resize(groups, (math.ceil(len(groups) / _world()) * _world(), groups.shape[1]))
+        rows = groups[_rank() :: _world()].ravel()
+        return rows[rows >= 0]
+
+    def _groups(self, together: int, random: np.random.Generator) -> NDArray[np.int64]:
+        """Rows (groups, together), -1 for none."""
+        groups, places = [], []
+        for label in np.unique(self.labels):
+            rows = random.permutation(np.flatnonzero(self.labels == label))
+            count = math.ceil(len(rows) / together)
+            again, place = np.divmod(np.arange(count * together), len(rows))
+            more = -1 if self.seed is None else rows[place] + again * len(self.labels)
+            groups.append(np.where(again, more, rows[place]).reshape(count, together))
+            places.append((np.arange(count) + random.random(count)) / count)
+        return np.concatenate(groups)[np.argsort(np.concatenate(places))]
 
 
 def _rank() -> int:
@@ -209,10 +280,11 @@ def identity(train: Sequence[Photo], val: Sequence[Photo], parameters: dict[str,
             raise InputError(
                 f"{photo.image_path}: gone or not readable ({error.strerror}); run `dvc repro` again"
             ) from None
-    code = (__file__, trunks.__file__, pooling.__file__, engines.__file__, images.__file__)
+    code = (__file__, losses.__file__, trunks.__file__, pooling.__file__, engines.__file__, images.__file__)
     for source in (*code, *([weights] if Path(weights).is_file() else [])):
         digest.update(sha256(Path(source)).encode())
     versions = [module.__version__ for module in (torch, torchvision, timm, PIL)]
+    versions.append(losses.LIBRARY_VERSION)
     digest.update(json.dumps([len(train), versions, _world(), torch.get_num_threads()]).encode())
     return digest.hexdigest()[:16]
 
@@ -245,15 +317,15 @@ class Training:
         number = {name: place for place, name in enumerate(self.classes)}
         val_labels = [number[photo.class_image] for photo in known]
         self.train = _Photos(train, labels.tolist(), augmentation(recipe), 2 * recipe.train_size, seed)
-        self.train_order = _Order(len(train), seed)
+        self.train_order = _Order(labels.tolist(), seed, recipe.together)
         self.train_loader = self._loader(self.train, self.train_order)
         val_photos = _Photos(known, val_labels, whole_photo(self.options), 2 * self.options.image_size)
-        self.val_loader = self._loader(val_photos, _Order(len(known), None))
+        self.val_loader = self._loader(val_photos, _Order(val_labels, None, recipe.together))
 
         trunks.check_size(trunk.net, self.options.backbone, recipe.train_size, "finetuned.train_size")
         self.device = torch.device("cuda", _rank()) if torch.cuda.is_available() else torch.device("cpu")
         torch.manual_seed(seed)
-        self.net = Classifier(trunk.net, trunk.dimensions, len(self.classes)).to(self.device)
+        self.net = _learner(trunk, recipe, len(self.classes)).to(self.device)
         self.net = self.net.to(memory_format=torch.channels_last)
         freeze(self.net.trunk, recipe.frozen)
         self.model = DistributedDataParallel(self.net) if _world() > 1 else self.net
@@ -321,6 +393,12 @@ class Training:
         torch.manual_seed(derived_seed(self.seed, number, _rank()))
         name = f"epoch {number + 1}/{self.recipe.epochs}"
         trained = one_pass(self.model, self.train_loader, self.options, name, self.recipe, self.optimizer)
+        if isinstance(self.net, Embedder) and (alike := self.net.end_epoch()) > COLLAPSED:
+            log.warning(
+                "%s: the embeddings of all photos nearly coincide (mean cosine %.4f); lower finetuned.lr "
+                "(%g) or change finetuned.margin or finetuned.miner",
+                *(name, alike, self.recipe.lr),
+            )
         validated = one_pass(self.net, self.val_loader, self.options, f"{name}, validation", self.recipe)
         epoch = Epoch(number + 1, rate, *trained, *validated)
         self.history.append(epoch)
@@ -378,6 +456,13 @@ class Training:
             ) from None
 
 
+def _learner(trunk: trunks.Trunk, recipe: Finetuned, classes: int) -> Classifier | Embedder:
+    if recipe.loss == "cross_entropy":
+        return Classifier(trunk.net, nn.Linear(trunk.dimensions, classes), recipe.label_smoothing)
+    head = nn.Linear(trunk.dimensions, classes, bias=False)
+    return Embedder(trunk.net, head, losses.MetricLoss(recipe, trunk.dimensions, classes))
+
+
 def one_pass(
     model: nn.Module,
     loader: DataLoader[tuple[Tensor, int]],
@@ -403,11 +488,9 @@ def one_pass(
                 torch.set_grad_enabled(training),
                 torch.autocast(device.type, torch.bfloat16, enabled=recipe.precision == "bfloat16"),
             ):
-                logits = model(
-                    engines.normalize(photos.permute(0, 2, 3, 1), options.mean, options.std)
-                ).float()
-                smoothing = recipe.label_smoothing if training else 0.0
-                loss = nn.functional.cross_entropy(logits, labels, label_smoothing=smoothing)
+                loss, logits = model(
+                    engines.normalize(photos.permute(0, 2, 3, 1), options.mean, options.std), labels
+                )
             if not math.isfinite(loss.item()):
                 raise InputError(
                     f"finetuned: the loss became {loss.item()} in {name}; lower finetuned.lr ({recipe.lr}), "
@@ -415,7 +498,7 @@ def one_pass(
                 )
             if optimizer is not None:
                 optimizer.zero_grad()
-                loss.backward()  # type: ignore[no-untyped-call]
+                loss.backward()
                 optimizer.step()
             sums += torch.tensor([loss.item() * len(labels), *correct(logits, labels), len(labels)])
             bar.update(len(labels))
@@ -448,6 +531,8 @@ def _quality(epoch: Epoch) -> tuple[float, float]:
 def evaluate(model: object, photos: Sequence[Photo], recipe: Finetuned) -> dict[str, float | int]:
     """Loss, Prec@1 and Prec@5 of a fine-tuned trunk on `photos`, and how many photos that were.
 
+    A head of class means has no loss of its own.
+
     Raises `InputError` where `model` has no head, or none of the `photos` is of a class that it knows.
     """
     if isinstance(model, Whitened):
@@ -465,12 +550,13 @@ def evaluate(model: object, photos: Sequence[Photo], recipe: Finetuned) -> dict[
     loader = DataLoader(
         _Photos(known, labels, whole_photo(model.options), 2 * size),
         recipe.batch_size,
-        sampler=_Order(len(known), None),
+        sampler=_Order(labels, None),
         num_workers=recipe.workers,
     )
-    net = nn.Sequential(model.net, linear).to("cuda" if torch.cuda.is_available() else "cpu")
+    net = Classifier(model.net, linear).to("cuda" if torch.cuda.is_available() else "cpu")
     loss, first, fifth = one_pass(net, loader, model.options, "evaluating", recipe)
-    return {"loss": loss, "prec@1": first, "prec@5": fifth, "photos": len(known)}
+    figures = {"prec@1": first, "prec@5": fifth, "photos": len(known)}
+    return figures if linear.bias is None else {"loss": loss} | figures
 
 
 def correct(logits: Tensor, labels: Tensor) -> tuple[int, int]:

@@ -62,7 +62,10 @@ class Options:
 
 
 class Head(NamedTuple):
-    """The classifier that a fine-tuned trunk was trained with; retrieval does not use it."""
+    """The classifier that a fine-tuned trunk was trained with; retrieval does not use it.
+
+    Without a bias its rows are unit class means: it ranks the classes by cosine.
+    """
 
     linear: nn.Linear
     classes: tuple[str, ...]
@@ -118,9 +121,12 @@ class Trunk:
         state = {name: torch.from_numpy(tensor) for name, tensor in tensors.items()}
         head = None
         if settings["classes"]:
-            weight, bias = state.pop(f"{HEAD}.weight"), state.pop(f"{HEAD}.bias")
-            head = Head(nn.Linear(weight.shape[1], weight.shape[0]), tuple(settings["classes"]))
-            head.linear.load_state_dict({"weight": weight, "bias": bias})
+            tensors_of_head = {
+                part: state.pop(name) for part in ("weight", "bias") if (name := f"{HEAD}.{part}") in state
+            }
+            classes, dimensions = tensors_of_head["weight"].shape
+            head = Head(nn.Linear(dimensions, classes, "bias" in tensors_of_head), tuple(settings["classes"]))
+            head.linear.load_state_dict(tensors_of_head)
         net = build(options.backbone)
         net.load_state_dict(state)
         return cls(with_pooling(net, options), options, head)

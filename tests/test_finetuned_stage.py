@@ -231,14 +231,18 @@ def test_ctrl_c_names_the_last_checkpoint_and_writes_no_model(folder: Callable[.
     assert not (project.root / CURVE).exists()
 
 
-def test_two_processes_write_one_model_one_curve_and_one_run(folder: Callable[..., Folder]):
-    project = folder(epochs=2, batch_size=4)
+@pytest.mark.parametrize("loss", ["proxy_anchor", pytest.param("cross_entropy", marks=pytest.mark.slow)])
+def test_two_processes_write_one_model_one_curve_and_one_run(folder: Callable[..., Folder], loss: str):
+    project = folder(epochs=2, batch_size=4, loss=loss, per_class=2)
     code, log = project.run(NPROC="2")
     assert code == 0, log
     model = describers.read(project.root / MODEL)
     assert isinstance(model, Trunk)
     assert model.head is not None
     assert model.head.classes == ("abbey", "bridge", "castle")
+    if loss == "proxy_anchor":  # what both have seen
+        lengths = np.linalg.norm(model.head.linear.weight.detach().numpy(), axis=1)
+        np.testing.assert_allclose(lengths, 1, rtol=1e-5)
     assert len(list((project.root / "runs").iterdir())) == 1
     curve = project.curve()
     assert [row["epoch"] for row in curve] == ["1", "2"]

@@ -137,6 +137,8 @@ def test_values_that_make_no_sense_together_are_refused(load_with, tmp_path, cha
         ("pretrained.image_size", 10000, "less than or equal to 4096"),
         ("pretrained.layer", "", "at least 1 character"),
         ("pretrained.pooling", "mean", "'avg', 'max', 'gem' or 'rmac'"),
+        ("finetuned.loss", "softmax", "'cross_entropy', 'arcface', "),
+        ("finetuned.per_class", 1, "greater than or equal to 2"),
         ("finetuned.resize", "squash", "'stretch', 'crop', 'pad' or 'keep'"),
         ("pretrained.normalization", "L1", "'l1', 'l2', 'sqrt' or 'none'"),
         ("pretrained.flip", "no", "boolean"),
@@ -198,6 +200,38 @@ def test_fractions_that_do_not_sum_to_1_are_refused_with_their_sum(load_with):
         InputError, match=r"split: train, val, test and index sum to 1\.2, they must sum to 1"
     ):
         load_with({"split.test": 0.4})
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"margin": 0.2}, "margin is 0.2, but loss is cross_entropy; it is for arcface, cosface, "),
+        ({"loss": "triplet", "scale": 9.0}, "scale is 9.0, but loss is triplet; it is for arcface, "),
+        ({"loss": "arcface", "miner": "batch_hard"}, "batch_hard, but loss is arcface; it is for triplet, "),
+        ({"loss": "contrastive", "miner": "triplet_margin"}, "but loss is contrastive; it is for triplet$"),
+        ({"loss": "arcface", "label_smoothing": 0.1}, "label_smoothing is 0.1, .*it is for cross_entropy$"),
+        ({"loss": "triplet", "batch_size": 18}, r"batch_size is 18, but per_class says 4 .*make it 8, 12 or"),
+        (
+            {"per_class": 16},
+            "batch_size is 16, but per_class says 16 photos .*make it 32, 48 or",
+        ),
+    ],
+)
+def test_an_option_that_the_loss_does_not_take_is_refused(load_with, changes, message):
+    with pytest.raises(InputError, match=f"finetuned: .*{message}"):
+        load_with({f"finetuned.{name}": value for name, value in changes.items()})
+
+
+def test_losses_of_pairs_have_four_photos_of_a_landmark_in_a_batch(load_with):
+    for loss, per_class, together in [
+        ("triplet", None, 4),
+        ("triplet", 8, 8),
+        ("cross_entropy", None, None),
+        ("arcface", None, None),
+        ("arcface", 2, 2),
+    ]:
+        read = load_with({"finetuned.loss": loss, "finetuned.per_class": per_class})
+        assert read.finetuned.together == together
 
 
 def test_all_that_is_wrong_is_said_at_once(load_with):

@@ -73,16 +73,98 @@ def test_a_batch_of_sixteen_photos_is_learned_by_heart(photos: list[Photo], tmp_
     assert last.train_loss < 0.01
 
 
-@pytest.mark.parametrize("stop_after", [1, 2])
-def test_stopped_and_resumed_gives_the_same_bits(photos: list[Photo], tmp_path: Path, stop_after: int):
-    whole = course(photos, tmp_path / "whole")
+@pytest.mark.parametrize(
+    ("stop_after", "loss"),
+    [(1, {}), (2, {"loss": "proxy_anchor"}), (1, {"loss": "triplet", "miner": "distance_weighted"})],
+)
+def test_stopped_and_resumed_gives_the_same_bits(
+    photos: list[Photo], tmp_path: Path, stop_after: int, loss: dict[str, str]
+):
+    plan = recipe(**loss)
+    whole = course(photos, tmp_path / "whole", plan)
     expected = list(whole.epochs())
-    stopped = course(photos, tmp_path / "stopped").epochs()
+    stopped = course(photos, tmp_path / "stopped", plan).epochs()
     for _ in range(stop_after):
         next(stopped)
-    resumed = course(photos, tmp_path / "stopped")
+    resumed = course(photos, tmp_path / "stopped", plan)
     assert list(resumed.epochs()) == expected
     assert tensors(resumed.result()) == tensors(whole.result())
+
+
+def test_batches_hold_as_many_photos_of_a_landmark_as_asked():
+    labels = [0] * 9 + [1] * 8 + [2] * 3 + [3] * 4
+    order = training._Order(labels, seed=0, together=4)
+    epochs = []
+    for order.epoch in (0, 1):
+        rows = [row for _, row in order]
+        assert len(rows) == len(order) == 4 * (3 + 2 + 1 + 1)
+        groups = np.reshape(rows, (-1, 4))
+        for group in groups:
+            assert len({labels[row % 24] for row in group}) == 1
+            assert len(set(group)) == 4
+        assert set(range(24)) <= set(rows)
+        epochs.append(rows)
+    assert epochs[0] != epochs[1]
+    order.epoch = 0
+    assert [row for _, row in order] == epochs[0]
+
+
+def test_groups_of_a_landmark_are_spread_over_the_epoch():
+    labels = [0] * 80 + [1] * 8
+    rows = [row for _, row in training._Order(labels, seed=3, together=4)]
+    place = [group for group in range(22) if labels[rows[4 * group] % 88] == 1]
+    assert place[0] < 11 <= place[1]
+
+
+def test_a_validation_in_groups_has_every_photo_once():
+    labels = [0] * 9 + [1] * 5
+    rows = [row for _, row in training._Order(labels, seed=None, together=4)]
+    assert sorted(rows) == list(range(14))
+
+
+def test_a_photo_that_fills_a_group_is_varied_otherwise(photos: list[Photo], tmp_path: Path):
+    data = course(photos, tmp_path).train
+    (first, label), (again, same), (once_more, _) = data[0, 3], data[0, 3 + 16], data[0, 3]
+    assert label == same
+    assert torch.equal(first, once_more)
+    assert not torch.equal(first, again)
+
+
+def test_a_metric_loss_is_learned_and_its_head_is_the_class_means(photos: list[Photo], tmp_path: Path):
+    plain = RECIPE.augment.model_copy(update={"scale": (1.0, 1.0), "flip": False, "colour": 0.0})
+    plan = recipe(loss="arcface", scale=16.0, batch_norm="frozen", augment=plain, keep="last", frozen=60)
+    made = training.Training(trunk(), photos, photos, plan, 0, tmp_path)
+    *_, last = made.epochs()
+    model = made.result()
+    paths = [Path(photo.image_path) for photo in photos]
+    described = np.vstack(list(model.describe(paths, 8)))
+    units = described / np.linalg.norm(described, axis=1, keepdims=True)
+    names = np.array([photo.class_image for photo in photos])
+    means = np.stack([units[names == name].mean(axis=0) for name in ("blue", "red")])
+    means /= np.linalg.norm(means, axis=1, keepdims=True)
+    assert model.head.linear.bias is None
+    np.testing.assert_allclose(model.head.linear.weight.numpy(), means, atol=1e-3)
+
+    describers.write(tmp_path / "model.safetensors", model)
+    figures = training.evaluate(describers.read(tmp_path / "model.safetensors"), photos, plan)
+    expected = np.mean(np.array(["blue", "red"])[(units @ means.T).argmax(axis=1)] == names)
+    assert figures == {"prec@1": pytest.approx(expected), "prec@5": 1.0, "photos": 16}
+    assert last.val_precision_at_1 == pytest.approx(expected)
+
+
+def test_embeddings_that_coincide_are_warned_of(
+    photos: list[Photo], tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    plan = recipe(loss="triplet", epochs=1, lr=1e-6, keep="last")
+    made = course(photos, tmp_path, plan)
+    for parameter in made.net.trunk.layer4.parameters():
+        parameter.requires_grad = False
+    nn.init.zeros_(made.net.trunk.layer4[1].bn2.weight)
+    nn.init.zeros_(made.net.trunk.layer4[0].bn2.weight)
+    nn.init.zeros_(made.net.trunk.layer4[0].downsample[1].weight)
+    nn.init.ones_(made.net.trunk.layer4[0].downsample[1].bias)
+    list(made.epochs())
+    assert "nearly coincide (mean cosine 1.0000); lower finetuned.lr (1e-06)" in caplog.text
 
 
 def test_a_broken_checkpoint_is_passed_over(photos: list[Photo], tmp_path: Path):
@@ -165,7 +247,7 @@ def test_frozen_leaves_exactly_the_leading_tensors_alone():
 
     before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
     plan = recipe(lr=0.1)
-    model = training.Classifier(net, 2048, 2)
+    model = training.Classifier(net, nn.Linear(2048, 2))
     data = torch.randint(0, 255, (4, 3, 32, 32), dtype=torch.uint8)
     loader = torch.utils.data.DataLoader(list(zip(data, [0, 1, 0, 1], strict=True)), 4)
     options = trunks.Options("resnet152", 32, "avgpool", "l1", (0.5,) * 3, (0.5,) * 3)

@@ -1,4 +1,4 @@
-"""Fine-tune the trunk as a classifier of the landmarks."""
+"""Fine-tune the trunk on the landmarks."""
 
 import logging
 import os
