@@ -83,8 +83,8 @@ def _triplet(recipe: Finetuned, _dimensions: int, _classes: int) -> Any:
     """Mean of [d(a, p)^2 - d(a, n)^2 + m]+ over the triplets for which it is above 0; m = 0.2.
 
     Schroff, Kalenichenko and Philbin, FaceNet: a unified embedding for face recognition and clustering,
-    CVPR 2015, section 3.1, where it is the sum. As training goes on ever fewer triplets are above 0, and in a mean
-    over all the rest would drown them.
+    CVPR 2015, section 3.1, where it is the sum. As training goes on ever fewer triplets are above 0, and in
+    a mean over all the rest would drown them.
     """
     from pytorch_metric_learning.distances import LpDistance
     from pytorch_metric_learning.losses import TripletMarginLoss
