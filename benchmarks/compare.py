@@ -4,7 +4,7 @@ dvc exp show --json | python benchmarks/compare.py --against rerank=one --second
 
 Experiments that differ in `seed` alone are one row, which names the parameters in which rows differ.
 Spread is the standard deviation over the seeds. The gain is the mean difference of map to the row that
-is the same but for `--against`, seed by seed, so that what a split does to both is not taken for noise.
+is the same but for each `--against`, seed by seed, so that what a split does to both is not taken for noise.
 Seconds are those of re-ranking, as benchmarks/rerank.py wrote them; experiments themselves hold none, for
 results that change with the machine could not be reproduced.
 """
@@ -26,7 +26,13 @@ Runs = dict[Settings, dict[int, dict[str, float]]]
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--against", metavar="NAME=VALUE", help="the rows that the others are compared with")
+    parser.add_argument(
+        "--against",
+        metavar="NAME=VALUE",
+        action="append",
+        default=[],
+        help="each row is compared with the one that is the same but for these",
+    )
     parser.add_argument("--where", metavar="NAME=VALUE", action="append", default=[], help="only these")
     parser.add_argument("--seconds", type=Path, help="the file that benchmarks/rerank.py --csv wrote")
     parser.add_argument("--csv", type=Path, help="also write the table there, for `dvc plots`")
@@ -69,7 +75,11 @@ def by_settings(shown: Sequence[Mapping[str, Any]]) -> Runs:
 def where(runs: Runs, conditions: Sequence[str]) -> Runs:
     """Those that meet all `conditions`, as in `split.test=0.34`."""
     wanted = {tuple(condition.split("=", 1)) for condition in conditions}
-    return {some: runs[some] for some in runs if wanted <= {(name, str(value)) for name, value in some}}
+    return {some: runs[some] for some in runs if wanted <= set(as_text(some))}
+
+
+def as_text(some: Settings) -> tuple[tuple[str, str], ...]:
+    return tuple((name, str(value)) for name, value in some)
 
 
 def flattened(params: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -82,7 +92,7 @@ def flattened(params: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str
 
 
 def table(
-    runs: Runs, against: str | None, seconds: Mapping[str, str] | None = None
+    runs: Runs, against: Sequence[str] = (), seconds: Mapping[str, str] | None = None
 ) -> tuple[list[str], list[list[str]]]:
     """Header and rows, sorted by the parameters that differ and, within the last of them, by map.
 
@@ -92,6 +102,7 @@ def table(
     differing = [name for name in settings[0] if len({str(some.get(name)) for some in settings}) > 1]
     header = [*differing, "seeds", "map", *(["gain"] if against else []), "accuracy"]
     header += ["seconds"] if seconds else []
+    by_text = {as_text(some): by_seed for some, by_seed in runs.items()}
 
     def order(some: Settings) -> tuple[list[str], float]:
         return [str(dict(some)[name]) for name in differing[:-1]], spread(runs[some], "map")[0]
@@ -101,10 +112,9 @@ def table(
         row = [str(dict(some)[name]) for name in differing]
         row += [str(len(runs[some])), shown(*spread(runs[some], "map"))]
         if against:
-            name, _, value = against.partition("=")
-            kind = type(dict(some).get(name, value))
-            other = tuple(sorted((dict(some) | {name: kind(value)}).items()))
-            row.append("" if other == some else gain(runs[some], runs.get(other, {})))
+            twin = dict(as_text(some)) | dict(setting.split("=", 1) for setting in against)
+            other = tuple(sorted(twin.items()))
+            row.append("" if other == as_text(some) else gain(runs[some], by_text.get(other, {})))
         row.append(shown(*spread(runs[some], "accuracy")))
         rows.append([*row, seconds.get(dict(some)["rerank"], "")] if seconds else row)
     return header, rows

@@ -29,7 +29,7 @@ AQE = [experiment(seed, score, rerank="aqe") for seed, score in enumerate([0.78,
 
 
 def test_experiments_that_differ_in_the_seed_alone_are_one_row_with_mean_and_spread():
-    header, rows = table(by_settings(shown(*AQE, *ONE)), None)
+    header, rows = table(by_settings(shown(*AQE, *ONE)))
     assert header == ["rerank", "seeds", "map", "accuracy"]
     deviations = stdev([0.75, 0.80, 0.79]), stdev([0.78, 0.84, 0.82])
     assert rows == [
@@ -40,28 +40,35 @@ def test_experiments_that_differ_in_the_seed_alone_are_one_row_with_mean_and_spr
 
 
 def test_seconds_of_re_ranking_stand_beside_the_method_that_took_them():
-    header, rows = table(by_settings(shown(*AQE, *ONE)), None, {"rerank": "seconds", "aqe": "0.120"})
+    header, rows = table(by_settings(shown(*AQE, *ONE)), seconds={"rerank": "seconds", "aqe": "0.120"})
     assert [dict(zip(header, row, strict=True))["seconds"] for row in rows] == ["", "0.120"]
     assert [row[-1] for row in csv_rows(header, rows)] == ["", "0.120"]
 
 
 def test_the_gain_is_taken_seed_by_seed_over_the_seeds_that_both_have():
-    header, rows = table(by_settings(shown(*ONE, *AQE[:2])), "rerank=one")
+    header, rows = table(by_settings(shown(*ONE, *AQE[:2])), ["rerank=one"])
     gains = {row[0]: row[header.index("gain")] for row in rows}
     assert gains == {"one": "", "aqe": f"+0.035 ± {stdev([0.03, 0.04]):.3f}"}
 
 
 def test_each_row_is_compared_with_the_one_that_differs_in_that_parameter_alone():
     others = [experiment(0, 0.5, distance="L2"), experiment(0, 0.6, distance="L2", rerank="aqe")]
-    header, rows = table(by_settings(shown(*ONE, *AQE, *others)), "rerank=one")
+    header, rows = table(by_settings(shown(*ONE, *AQE, *others)), ["rerank=one"])
     assert header[:2] == ["distance", "rerank"]
     assert [row[:2] for row in rows] == [["L1", "one"], ["L1", "aqe"], ["L2", "one"], ["L2", "aqe"]]
     assert rows[3][4] == "+0.100 ± nan"
 
 
+def test_all_rows_can_be_compared_with_a_single_one():
+    others = [experiment(0, 0.85, distance="L2", rerank="aqe"), experiment(0, 0.5, distance="L2")]
+    header, rows = table(by_settings(shown(*ONE, *others)), ["rerank=one", "distance=L1"])
+    gains = {tuple(row[:2]): row[header.index("gain")] for row in rows}
+    assert gains == {("L1", "one"): "", ("L2", "one"): "-0.250 ± nan", ("L2", "aqe"): "+0.100 ± nan"}
+
+
 def test_sections_are_told_apart_by_their_parameters():
     runs = by_settings(shown(*ONE, experiment(0, 0.9, split={"test": 0.2})))
-    assert table(runs, None)[0][0] == "split.test"
+    assert table(runs)[0][0] == "split.test"
 
 
 def test_experiments_that_wait_run_or_failed_are_left_out_though_they_show_metrics_of_their_parent(capsys):
