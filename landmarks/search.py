@@ -1,7 +1,6 @@
 """Exact search for the nearest rows."""
 
 import os
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from threading import Lock, local
 from typing import TypeAlias
@@ -14,15 +13,13 @@ from landmarks import kernels
 
 MEMORY = 256 << 20
 THREADS = len(os.sched_getaffinity(0))
-BLOCK = 1 << 13
-"""Rows to read from a file at a time, where memory permits."""
 PIECE = 1 << 10
-"""Rows for a thread to compare at a time, at most."""
+"""Rows for a thread to read and compare at a time, at most."""
 _CACHED = 1 << 20
 """Bytes of the distances of a piece, so that they are still in cache when they are looked through."""
 
 Rows: TypeAlias = NDArray[np.float32] | h5py.Dataset
-"""Float32 (N, D), in memory or in a file, which is then read in blocks."""
+"""Float32 (N, D), in memory or in a file, which is then read in pieces."""
 
 
 def top_k(
@@ -41,8 +38,8 @@ def top_k(
 
     All distances are sums over direct differences (that of unit vectors for L3, since 1 - cos is half its
     square), so near-duplicates are not ranked by the rounding of |x|² - 2xy + |y|². An `index` that is not
-    an array is never held whole: the next block is read while one is searched, and these take some `memory`
-    bytes, besides the Q * k results.
+    an array is never held whole: each thread reads a piece while others search theirs, and these take
+    `memory` bytes at the most, besides the Q * k results.
     """
     size, dimensions = index.shape
     k = min(k, size)
@@ -51,22 +48,30 @@ def top_k(
     if distance == "L3":
         lengths = np.linalg.norm(queries.astype(np.float64), axis=1, keepdims=True)
         queries = (queries / np.where(lengths, lengths, 1)).astype(np.float32)
-    block = max(1, min(size, BLOCK, memory // (2 * 4 * dimensions)))
-    if isinstance(index, np.ndarray):
-        block = size
+    in_file = not isinstance(index, np.ndarray)
+    # One more than the cores, which all have work while one waits for the disk.
+    threads = THREADS + in_file
     piece = max(1, _CACHED // (4 * max(1, len(queries)) * kernels.CHUNK)) * kernels.CHUNK
-    piece = min(PIECE, piece, _share(block, 4))
+    piece = min(PIECE, piece, _share(size, 4))
+    if in_file:
+        piece = max(1, min(piece, memory // (threads * 4 * dimensions)))
     nearest = np.full((len(queries), k), np.iinfo(np.uint64).max)
     keep = kernels.keep_all if k == size else kernels.keep_nearest
     some = _share(len(queries), 1)
     parts = [(slice(first, first + some), Lock()) for first in range(0, len(queries), some)]
     scratch = local()
 
-    def search(start: int, rows: NDArray[np.float32]) -> None:
-        if not hasattr(scratch, "own"):
-            scratch.own = np.empty(len(queries) * piece, np.float32)
-        rows = np.ascontiguousarray(rows, np.float32)
-        found = scratch.own[: len(queries) * len(rows)].reshape(len(queries), len(rows))
+    def search(start: int) -> None:
+        stop = min(start + piece, size)
+        if not hasattr(scratch, "found"):
+            scratch.found = np.empty(len(queries) * piece, np.float32)
+            scratch.rows = np.empty((piece if in_file else 0, dimensions), np.float32)
+        if isinstance(index, np.ndarray):
+            rows = np.ascontiguousarray(index[start:stop], np.float32)
+        else:
+            rows = scratch.rows[: stop - start]
+            index.read_direct(rows, np.s_[start:stop])
+        found = scratch.found[: len(queries) * len(rows)].reshape(len(queries), len(rows))
         kernels.distances(queries, rows, distance, found)
         if distance == "L3":
             found[blank] = 1
@@ -77,37 +82,11 @@ def top_k(
             with lock:
                 keep(found[part], start, nearest[part])
 
-    with ThreadPoolExecutor(THREADS) as pool:
-        for start, rows in _blocks(index, block):
-            lows = range(0, len(rows), piece)
-            pieces = [rows[low : low + piece] for low in lows]
-            list(pool.map(search, [start + low for low in lows], pieces))
+    with ThreadPoolExecutor(threads) as pool:
+        list(pool.map(search, range(0, size, piece)))
         list(pool.map(lambda part: nearest[part[0]].sort(axis=1), parts))
     distances = (nearest >> np.uint64(32)).astype(np.uint32).view(np.float32)
     return distances, (nearest & np.uint64(0xFFFFFFFF)).astype(np.int64)
-
-
-def _blocks(index: Rows, block: int) -> Iterator[tuple[int, NDArray[np.float32]]]:
-    """The rows of `index`, those of a file in blocks, each with its first row; the next is read meanwhile."""
-    if isinstance(index, np.ndarray):
-        yield 0, index
-        return
-    starts = range(0, index.shape[0], block)
-    # Two buffers in turn: memory that was written to before is several times as fast as new memory.
-    buffers = np.empty((2, block, index.shape[1]), np.float32)
-
-    def read(number: int, start: int) -> NDArray[np.float32]:
-        rows = buffers[number % 2, : max(0, min(block, index.shape[0] - start))]
-        if len(rows):
-            index.read_direct(rows, np.s_[start : start + len(rows)])
-        return rows
-
-    with ThreadPoolExecutor(1) as reader:
-        coming = reader.submit(read, 0, 0)
-        for number, start in enumerate(starts, 1):
-            rows = coming.result()
-            coming = reader.submit(read, number, start + block)
-            yield start, rows
 
 
 def _share(count: int, multiple: int) -> int:
