@@ -32,7 +32,6 @@ def main() -> None:
     ):
         distance = retrieved.attributes["distance"]
         photos = [photo.source for photo in retrieved.queries]
-        Reranker("dba", index, distance, options)  # loads and compiles what all share
 
         def timed(method: str) -> tuple[float, float]:
             started = time.perf_counter()

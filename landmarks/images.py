@@ -20,8 +20,9 @@ from PIL import ExifTags, Image, TiffImagePlugin, UnidentifiedImageError
 from landmarks.errors import InputError
 
 SPARE = 3
-"""Times as many pixels a side as are shown are decoded at least. The least cosine of a descriptor to that of
-the photo decoded whole is then above 0.999; with 2 it is 0.995 (docs/benchmarks.md)."""
+"""Times as many pixels a side as are shown are decoded at least, of photos that have them. The least cosine
+of a descriptor to that of the photo decoded whole is then above 0.999; with 2 it is 0.995
+(docs/benchmarks.md)."""
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF")
 
@@ -250,7 +251,7 @@ def in_order(
     At most four results per worker wait to be taken, so memory does not grow with the items.
     `workers`: threads, by default one a core.
     """
-    workers = workers or os.cpu_count() or 1
+    workers = workers or len(os.sched_getaffinity(0))
     rest = iter(items)
     with ThreadPoolExecutor(workers) as pool:
         waiting: deque[Future[Result]] = deque(

@@ -142,7 +142,8 @@ class Finetuned(Described):
     def shaping(self) -> dict[str, Any]:
         """The parameters that change the trained weights."""
         only_describing = {"scales", "flip", "normalization"}
-        return self.model_dump(exclude={"checkpoint_every", "print_freq", "workers"} | only_describing)
+        shaping = self.model_dump(exclude={"checkpoint_every", "print_freq", "workers"} | only_describing)
+        return shaping | {"per_class": self.together}
 
     @model_validator(mode="after")
     def _a_p_to_learn(self) -> Self:

@@ -32,14 +32,14 @@ def top_k(
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """The `k` rows of `index` nearest to each query, nearest first, equal distances by the lower row.
 
-    `queries`: float32 (Q, D). `distance`: `L1` Manhattan, `L2` Euclidean, `L3` cosine distance
+    `queries`: float32 (Q, D), `k` 1 or more. `distance`: `L1` Manhattan, `L2` Euclidean, `L3` cosine distance
     1 - cos (1 to a zero vector). `zeros_last`: a zero vector describes nothing, so it is infinitely far
     from all others. Returns distances float32 and rows int64, (Q, min(k, N)).
 
     All distances are sums over direct differences (that of unit vectors for L3, since 1 - cos is half its
     square), so near-duplicates are not ranked by the rounding of |x|² - 2xy + |y|². An `index` that is not
-    an array is never held whole: each thread reads a piece while others search theirs, and these take
-    `memory` bytes at the most, besides the Q * k results.
+    an array is never held whole: each thread reads a piece while others search theirs. The pieces and
+    their distances take `memory` bytes at the most, where that holds a row, besides the Q * k results.
     """
     size, dimensions = index.shape
     k = min(k, size)
@@ -54,7 +54,7 @@ def top_k(
     piece = max(1, _CACHED // (4 * max(1, len(queries)) * kernels.CHUNK)) * kernels.CHUNK
     piece = min(PIECE, piece, _share(size, 4))
     if in_file:
-        piece = max(1, min(piece, memory // (threads * 4 * dimensions)))
+        piece = max(1, min(piece, memory // (threads * 4 * (dimensions + len(queries)))))
     nearest = np.full((len(queries), k), np.iinfo(np.uint64).max)
     keep = kernels.keep_all if k == size else kernels.keep_nearest
     some = _share(len(queries), 1)

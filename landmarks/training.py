@@ -7,6 +7,8 @@ import math
 import os
 import platform
 import re
+import signal
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import astuple, dataclass, fields, replace
@@ -37,7 +39,7 @@ from landmarks.catalog import Photo, numbered
 from landmarks.describers import Whitened
 from landmarks.errors import InputError
 from landmarks.files import replacing, sha256
-from landmarks.params import Finetuned
+from landmarks.params import OF_PAIRS, Finetuned
 from landmarks.pooling import GeM, Pooled
 
 LAST, BEST = "last.pt", "best.pt"
@@ -328,6 +330,10 @@ class Training:
         self.net = _learner(trunk, recipe, len(self.classes)).to(self.device)
         self.net = self.net.to(memory_format=torch.channels_last)
         freeze(self.net.trunk, recipe.frozen)
+        if not any(parameter.requires_grad for parameter in self.net.parameters()):
+            raise InputError(
+                f"finetuned.frozen: {recipe.frozen} leaves nothing to train by {recipe.loss}; lower it"
+            )
         self.model = DistributedDataParallel(self.net) if _world() > 1 else self.net
         self.optimizer = make_optimizer(self.net, recipe)
         self.history: list[Epoch] = []
@@ -335,8 +341,9 @@ class Training:
         """The place in `history` of the epoch that did best on the validation photos."""
 
     def _loader(self, photos: "_Photos", order: "_Order") -> DataLoader[tuple[Tensor, int]]:
-        # A last batch of one photo has no variance for BatchNorm to divide by.
-        drop = order.seed is not None and len(order) > self.recipe.batch_size
+        # A last batch of one photo has no variance for BatchNorm to divide by; groups are of two or more.
+        alone = order.seed is not None and not order.together
+        drop = alone and len(order) > self.recipe.batch_size
         return DataLoader(
             photos, self.recipe.batch_size, sampler=order, num_workers=self.recipe.workers, drop_last=drop
         )
@@ -359,7 +366,7 @@ class Training:
     def epochs(self) -> Iterator[Epoch]:
         """Train, epoch by epoch; first yields those that a checkpoint remembers."""
         yield from self.history
-        with self._explained():
+        with self._explained(), _ctrl_c():
             for number in range(len(self.history), self.recipe.epochs):
                 yield self._epoch(number)
 
@@ -396,8 +403,8 @@ class Training:
         if isinstance(self.net, Embedder) and (alike := self.net.end_epoch()) > COLLAPSED:
             log.warning(
                 "%s: the embeddings of all photos nearly coincide (mean cosine %.4f); lower finetuned.lr "
-                "(%g) or change finetuned.margin or finetuned.miner",
-                *(name, alike, self.recipe.lr),
+                "(%g) or change finetuned.margin or finetuned.%s",
+                *(name, alike, self.recipe.lr, "miner" if self.recipe.loss in OF_PAIRS else "scale"),
             )
         validated = one_pass(self.net, self.val_loader, self.options, f"{name}, validation", self.recipe)
         epoch = Epoch(number + 1, rate, *trained, *validated)
@@ -456,6 +463,28 @@ class Training:
             ) from None
 
 
+_pressed = threading.Event()
+
+
+@contextmanager
+def _ctrl_c() -> Iterator[None]:
+    """Remember Ctrl-C: a KeyboardInterrupt is lost where it comes in a `__del__` or a callback."""
+
+    def press(*_: object) -> None:
+        _pressed.set()
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, press)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+        _pressed.clear()
+
+
 def _learner(trunk: trunks.Trunk, recipe: Finetuned, classes: int) -> Classifier | Embedder:
     if recipe.loss == "cross_entropy":
         return Classifier(trunk.net, nn.Linear(trunk.dimensions, classes), recipe.label_smoothing)
@@ -500,6 +529,8 @@ def one_pass(
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()
+            if _pressed.is_set():
+                raise KeyboardInterrupt
             sums += torch.tensor([loss.item() * len(labels), *correct(logits, labels), len(labels)])
             bar.update(len(labels))
             if step % recipe.print_freq == 0:

@@ -80,6 +80,8 @@ class Started:
     def end(self) -> int:
         try:
             return self.process.wait(timeout=120)
+        except subprocess.TimeoutExpired:
+            pytest.fail(f"goes on after two minutes:\n{self.text()[-3000:]}")
         finally:
             self.send(signal.SIGKILL)
 

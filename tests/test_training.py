@@ -1,3 +1,5 @@
+import contextlib
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -418,3 +420,41 @@ def test_events_hold_a_point_an_epoch_and_the_photos(photos: list[Photo], tmp_pa
     for tag in (b"Loss/train", b"Loss/val", b"Prec_1/train", b"Prec_5/val", b"learning_rate"):
         assert content.count(tag) == 3
     assert content.count(b"training_photos") == 1
+
+
+def test_an_interrupt_that_is_lost_in_a_callback_ends_training_all_the_same(
+    photos: list[Photo], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    correct = training.correct
+
+    def pressed(*args: torch.Tensor) -> tuple[int, int]:
+        with contextlib.suppress(KeyboardInterrupt):  # as in a `__del__`
+            signal.raise_signal(signal.SIGINT)
+        return correct(*args)
+
+    before = signal.getsignal(signal.SIGINT)
+    monkeypatch.setattr(training, "correct", pressed)
+    with pytest.raises(KeyboardInterrupt):
+        list(course(photos, tmp_path).epochs())
+    assert signal.getsignal(signal.SIGINT) == before
+    monkeypatch.undo()
+    assert len(list(course(photos, tmp_path).epochs())) == 3
+
+
+@pytest.mark.parametrize("loss", ["triplet", "contrastive", "multi_similarity"])
+def test_a_trunk_frozen_whole_is_refused_where_the_loss_learns_nothing_itself(
+    photos: list[Photo], tmp_path: Path, loss: str
+):
+    tensors = len(list(trunk().net.parameters()))
+    with pytest.raises(InputError, match=rf"finetuned.frozen: {tensors} leaves nothing to train by {loss}"):
+        course(photos, tmp_path, recipe(loss=loss, frozen=tensors))
+
+
+def test_an_epoch_of_groups_has_photos_of_every_landmark(photos: list[Photo], tmp_path: Path):
+    # Nine landmarks of a photo or two make nine groups of four, the last of which is no whole batch.
+    nine = [photo._replace(class_image=str(place % 9)) for place, photo in enumerate(photos)]
+    made = course(nine, tmp_path, recipe(loss="triplet", per_class=4, epochs=1))
+    assert {int(label) for _, labels in made.train_loader for label in labels} == set(range(9))
+    list(made.epochs())
+    lengths = np.linalg.norm(made.net.head.weight.detach().numpy(), axis=1)
+    np.testing.assert_allclose(lengths, 1, rtol=1e-5)

@@ -19,6 +19,8 @@ from landmarks.images import Source
 from landmarks.params import Geometric
 
 CACHED_PHOTOS = 2000  # with 1000 SIFT keypoints a photo takes 136 kB
+LEAST_SIDE = 3
+"""Pixels: there is nothing to find in smaller photos, and OpenCV's ORB fails on them."""
 
 
 class Local(NamedTuple):
@@ -40,7 +42,9 @@ def local_features(photo: Source, options: Geometric) -> Local:
         detector: cv2.Feature2D = cv2.SIFT.create(nfeatures=options.keypoints)
     else:
         detector = cv2.ORB.create(nfeatures=options.keypoints)
-    found, descriptors = detector.detectAndCompute(np.asarray(grey), None)
+    found: Sequence[cv2.KeyPoint] = ()
+    if min(grey.size) >= LEAST_SIDE:
+        found, descriptors = detector.detectAndCompute(np.asarray(grey), None)
     if not found:
         none = np.empty((0, detector.descriptorSize()), np.uint8)
         return Local(np.empty((0, 2), np.float32), none, grey.size)
@@ -110,11 +114,11 @@ def verified(
 ) -> Iterator[NDArray[np.intp]]:
     """How many inliers each result has with its query, (n,) for each of the `tasks`, a query and n results.
 
-    `workers`: threads, by default one a core. They turn to the next query while results of one are compared.
-    The features of `CACHED_PHOTOS` results are kept for the next queries. Raises `InputError` where a photo
-    does not decode.
+    `workers`: threads, by default one a core. The features of the next query are found while the results
+    of one are compared; those of `CACHED_PHOTOS` results are kept for the next queries. Raises `InputError`
+    where a photo does not decode.
     """
-    with ThreadPoolExecutor(workers or os.cpu_count()) as pool:
+    with ThreadPoolExecutor(workers or len(os.sched_getaffinity(0))) as pool:
 
         def counts(of_query: Future[Local], results: Sequence[Path]) -> NDArray[np.intp]:
             query = of_query.result()

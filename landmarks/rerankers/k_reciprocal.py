@@ -38,6 +38,7 @@ def distances(
     common = (reciprocal @ halfway.T).toarray()
     accepted = reciprocal.toarray() * (3 * common >= 2 * halfway.sum(axis=1))
     members = reciprocal.toarray() + accepted @ halfway.toarray() > 0
+    np.fill_diagonal(members, True)  # among more duplicates than k1 it is not in its own list
 
     by_row = np.empty_like(d)
     np.put_along_axis(by_row, nearest, d, 1)

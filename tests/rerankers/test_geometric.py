@@ -150,3 +150,10 @@ def test_opencv_gets_its_threads_back():
     with geometric.one_thread_each():
         assert cv2.getNumThreads() == 1
     assert cv2.getNumThreads() == before
+
+
+@pytest.mark.parametrize("options", [SIFT, ORB])
+@pytest.mark.parametrize("size", [(1, 1), (2, 1), (1000, 2), (3, 3), (3, 1000)])
+def test_photos_of_a_pixel_or_two_have_no_features(tmp_path, options, size):
+    Image.new("RGB", size).save(tmp_path / "tiny.png")
+    assert len(geometric.local_features(tmp_path / "tiny.png", options).points) == 0

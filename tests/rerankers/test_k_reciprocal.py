@@ -68,3 +68,11 @@ def test_a_near_result_whose_own_neighbours_are_others_falls_behind_those_that_h
 def test_results_that_are_all_alike_are_all_at_distance_zero():
     same = np.ones((5, 2), np.float32)
     np.testing.assert_allclose(distances(same[0], same[1:], "L2", 20, 6, 0.3), 0, atol=1e-12)
+
+
+def test_more_duplicates_than_neighbours_have_distances_too():
+    rng = np.random.default_rng(0)
+    items = np.concatenate([np.ones((30, 4)), rng.normal(size=(30, 4))]).astype(np.float32)
+    found = distances(items[0], items[1:], "L2", 5, 10, 0.3)
+    assert np.isfinite(found).all()
+    assert found[:29].max() < found[29:].min()
