@@ -20,7 +20,7 @@ from typing import Any
 
 COLUMNS = ("method", "map", "map_spread", "accuracy", "accuracy_spread", "seeds", "seconds")
 
-Settings = tuple[tuple[str, Any], ...]
+Settings = tuple[tuple[str, str], ...]
 Runs = dict[Settings, dict[int, dict[str, float]]]
 
 
@@ -65,7 +65,7 @@ def by_settings(shown: Sequence[Mapping[str, Any]]) -> Runs:
             data = experiment["revs"][0]["data"]
             metrics = data["metrics"]["reports/metrics.json"]["data"]
             params = dict(flattened(data["params"]["params.yaml"]["data"]))
-            seed = params.pop("seed")
+            seed = int(params.pop("seed"))
             runs.setdefault(tuple(sorted(params.items())), {})[seed] = metrics
     if unfinished:
         print(f"{unfinished} experiments that wait, run or failed are left out", file=sys.stderr)
@@ -75,20 +75,16 @@ def by_settings(shown: Sequence[Mapping[str, Any]]) -> Runs:
 def where(runs: Runs, conditions: Sequence[str]) -> Runs:
     """Those that meet all `conditions`, as in `split.test=0.34`."""
     wanted = {tuple(condition.split("=", 1)) for condition in conditions}
-    return {some: runs[some] for some in runs if wanted <= set(as_text(some))}
+    return {some: runs[some] for some in runs if wanted <= set(some)}
 
 
-def as_text(some: Settings) -> tuple[tuple[str, str], ...]:
-    return tuple((name, str(value)) for name, value in some)
-
-
-def flattened(params: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """`("split.test", 0.2)` and so on; lists become text."""
+def flattened(params: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """`("split.test", "0.2")` and so on."""
     for name, value in params.items():
         if isinstance(value, Mapping):
             yield from flattened(value, f"{prefix}{name}.")
         else:
-            yield prefix + name, str(value) if isinstance(value, list) else value
+            yield prefix + name, str(value)
 
 
 def table(
@@ -99,22 +95,21 @@ def table(
     `seconds`: of each way to re-rank.
     """
     settings = [dict(some) for some in runs]
-    differing = [name for name in settings[0] if len({str(some.get(name)) for some in settings}) > 1]
+    differing = [name for name in settings[0] if len({some.get(name) for some in settings}) > 1]
     header = [*differing, "seeds", "map", *(["gain"] if against else []), "accuracy"]
     header += ["seconds"] if seconds else []
-    by_text = {as_text(some): by_seed for some, by_seed in runs.items()}
 
     def order(some: Settings) -> tuple[list[str], float]:
-        return [str(dict(some)[name]) for name in differing[:-1]], spread(runs[some], "map")[0]
+        return [dict(some)[name] for name in differing[:-1]], spread(runs[some], "map")[0]
 
     rows = []
     for some in sorted(runs, key=order):
-        row = [str(dict(some)[name]) for name in differing]
+        row = [dict(some)[name] for name in differing]
         row += [str(len(runs[some])), shown(*spread(runs[some], "map"))]
         if against:
-            twin = dict(as_text(some)) | dict(setting.split("=", 1) for setting in against)
+            twin = dict(some) | dict(setting.split("=", 1) for setting in against)
             other = tuple(sorted(twin.items()))
-            row.append("" if other == as_text(some) else gain(runs[some], by_text.get(other, {})))
+            row.append("" if other == some else gain(runs[some], runs.get(other, {})))
         row.append(shown(*spread(runs[some], "accuracy")))
         rows.append([*row, seconds.get(dict(some)["rerank"], "")] if seconds else row)
     return header, rows
