@@ -1,6 +1,5 @@
 """What the benchmarks share: paired runs, their ratios, and the machine that they were made on."""
 
-import os
 import platform
 import statistics
 import subprocess
@@ -9,6 +8,8 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
+
+from landmarks.cores import CORES
 
 PAUSE = 0.3
 """Seconds before each way: threads of OpenMP go on spinning after their work, and would slow the next one."""
@@ -35,11 +36,10 @@ def over_cores(
     title: str, work: Callable[[int], object], figure: Callable[[float], str], unit: str, rounds: int
 ) -> None:
     """Report `work` by one worker and by one a core; `figure` tells its seconds in `unit`."""
-    cores = len(os.sched_getaffinity(0))
-    seconds = paired({"one": lambda: work(1), "all": lambda: work(cores)}, rounds)
+    seconds = paired({"one": lambda: work(1), "all": lambda: work(CORES)}, rounds)
     rows = [
         ("1", figure(min(seconds["one"])), "1"),
-        (cores, figure(min(seconds["all"])), f"{ratio(seconds['one'], seconds['all']):.2f}"),
+        (CORES, figure(min(seconds["all"])), f"{ratio(seconds['one'], seconds['all']):.2f}"),
     ]
     report(
         f"{title}; peak memory {peak_memory():.2f} GB",
@@ -62,7 +62,7 @@ def report(
     """Print a Markdown table below a description of the machine."""
     commit = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True).stdout
     print(f"\n{title}\n")
-    print(f"{_processor()}, {len(os.sched_getaffinity(0))} cores, {platform.system()}, ", end="")
+    print(f"{_processor()}, {CORES} cores, {platform.system()}, ", end="")
     print(f"Python {platform.python_version()}", *(f"{name} {version(name)}" for name in packages), sep=", ")
     print(f"{time.strftime('%Y-%m-%d')}, commit {commit.strip()}, `{' '.join(['python', *sys.argv])}`\n")
     print("| " + " | ".join(header) + " |")

@@ -37,6 +37,7 @@ from landmarks.buildings import (
     cloudiness,
     ring,
 )
+from landmarks.cores import CORES
 from landmarks.files import explained
 
 SAMPLES = 1.5  # drawn pixels per photo pixel, each way; shrinking then smooths the edges
@@ -60,7 +61,7 @@ def draw(
             for name in names:
                 (temporary / name).mkdir(parents=True)
             # Spawned, since a fork would inherit the locks of whatever threads the caller runs.
-            with ProcessPoolExecutor(workers or os.cpu_count(), get_context("spawn"), _start) as pool:
+            with ProcessPoolExecutor(workers or CORES, get_context("spawn"), _start) as pool:
                 drawn = pool.map(_draw_one, *zip(*jobs, strict=True), chunksize=max(photos // 3, 1))
                 for _ in tqdm(drawn, "drawing photos", len(jobs), unit="photo", disable=None):
                     pass

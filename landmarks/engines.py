@@ -1,7 +1,6 @@
 """Running a network over photos: by PyTorch or OpenVINO, in float32 or bfloat16, on the CPU or a GPU."""
 
 import logging
-import os
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from landmarks import images
+from landmarks.cores import CORES
 from landmarks.errors import InputError
 
 
@@ -131,7 +131,7 @@ def _by_openvino(
     def outputs_of(photo: images.Source) -> NDArray[np.float32]:
         return np.stack([networks[max(view.shape)](view) for view in views.of(photo)])
 
-    outputs = images.in_order(outputs_of, photos, 2 * len(os.sched_getaffinity(0)))
+    outputs = images.in_order(outputs_of, photos, 2 * CORES)
     while batch := list(islice(outputs, batch_size)):
         yield np.stack(batch)
 
@@ -167,12 +167,11 @@ def openvino(
         ) from None
     finally:
         root.setLevel(level)
-    cores = len(os.sched_getaffinity(0))
     settings = {
         # Without the hint, processors with AMX would silently use bfloat16.
         "INFERENCE_PRECISION_HINT": {"float32": "f32", "bfloat16": "bf16"}[precision],
-        "NUM_STREAMS": cores,
-        "INFERENCE_NUM_THREADS": cores,
+        "NUM_STREAMS": CORES,
+        "INFERENCE_NUM_THREADS": CORES,
     }
     compiled = ov.Core().compile_model(model, "CPU", settings)
     requests = local()

@@ -1,7 +1,6 @@
 """Photos from files to arrays: decode, orient, resize; many at a time."""
 
 import io
-import os
 import struct
 import warnings
 from collections import deque
@@ -17,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, TiffImagePlugin, UnidentifiedImageError
 
+from landmarks.cores import CORES
 from landmarks.errors import InputError
 
 SPARE = 3
@@ -251,7 +251,7 @@ def in_order(
     At most four results per worker wait to be taken, so memory does not grow with the items.
     `workers`: threads, by default one a core.
     """
-    workers = workers or len(os.sched_getaffinity(0))
+    workers = workers or CORES
     rest = iter(items)
     with ThreadPoolExecutor(workers) as pool:
         waiting: deque[Future[Result]] = deque(

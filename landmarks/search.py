@@ -1,6 +1,5 @@
 """Exact search for the nearest rows."""
 
-import os
 from concurrent.futures import ThreadPoolExecutor
 from threading import Lock, local
 from typing import TypeAlias
@@ -10,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from landmarks import kernels
+from landmarks.cores import CORES
 
 MEMORY = 256 << 20
-THREADS = len(os.sched_getaffinity(0))
 PIECE = 1 << 10
 """Rows for a thread to read and compare at a time, at most."""
 _CACHED = 1 << 20
@@ -50,7 +49,7 @@ def top_k(
         queries = (queries / np.where(lengths, lengths, 1)).astype(np.float32)
     in_file = not isinstance(index, np.ndarray)
     # One more than the cores, which all have work while one waits for the disk.
-    threads = THREADS + in_file
+    threads = CORES + in_file
     piece = max(1, _CACHED // (4 * max(1, len(queries)) * kernels.CHUNK)) * kernels.CHUNK
     piece = min(PIECE, piece, _share(size, 4))
     if in_file:
@@ -91,4 +90,4 @@ def top_k(
 
 def _share(count: int, multiple: int) -> int:
     """Of `count` things, two shares for each thread so that all have work till the end; a `multiple`."""
-    return max(1, -(-count // (2 * THREADS * multiple))) * multiple
+    return max(1, -(-count // (2 * CORES * multiple))) * multiple

@@ -1,6 +1,5 @@
 """`geometric`: results come first that show what the query shows, from another side."""
 
-import os
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -15,6 +14,7 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from landmarks import images
+from landmarks.cores import CORES
 from landmarks.images import Source
 from landmarks.params import Geometric
 
@@ -118,7 +118,7 @@ def verified(
     of one are compared; those of `CACHED_PHOTOS` results are kept for the next queries. Raises `InputError`
     where a photo does not decode.
     """
-    with ThreadPoolExecutor(workers or len(os.sched_getaffinity(0))) as pool:
+    with ThreadPoolExecutor(workers or CORES) as pool:
 
         def counts(of_query: Future[Local], results: Sequence[Path]) -> NDArray[np.intp]:
             query = of_query.result()

@@ -2,7 +2,6 @@
 
 import hashlib
 import io
-import os
 from collections import Counter
 from functools import lru_cache
 from pathlib import Path
@@ -16,6 +15,7 @@ from PIL import Image
 from landmarks import asking, images, reports
 from landmarks.asking import Index
 from landmarks.catalog import Photo
+from landmarks.cores import CORES
 from landmarks.errors import InputError
 from landmarks.params import Distance, Rerank
 from landmarks.serving import uploads
@@ -34,8 +34,7 @@ class Service:
         self.counts = Counter(photo.class_image for photo in index.photos)
         self._descriptors = uploads.Descriptors()
         # More at a time would not be quicker, but hold more photos and distances in memory.
-        cores = os.cpu_count() or 1
-        self._asking, self._drawing = CapacityLimiter(cores), CapacityLimiter(cores)
+        self._asking, self._drawing = CapacityLimiter(CORES), CapacityLimiter(CORES)
         self._thumbnail = lru_cache(maxsize=2048)(_jpeg)
         self._read = lru_cache(maxsize=1)(lambda _modified: reports.read(self.reports))
 
