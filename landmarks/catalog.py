@@ -3,7 +3,8 @@
 import csv
 import hashlib
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,16 +12,20 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from landmarks import near_copies
 from landmarks.errors import InputError
 from landmarks.files import replacing
-from landmarks.images import Box, Crop, Source, decode, in_order
+from landmarks.images import Box, Crop, Source, in_order, read, stored
+from landmarks.near_copies import Hashes, Near
+from landmarks.proving import prove
 
 HEADER = ("image_path", "class_image")
 BOX = ("x1", "y1", "x2", "y2")
+CONTENT = "sha256"
 
 
 class Photo(NamedTuple):
-    """A row of `data/catalog.csv` and `data/splits/*.csv`."""
+    """A row of `data/catalog.csv` or `data/splits/*.csv`."""
 
     image_path: str
     """Relative to the root of the repository, with `/`."""
@@ -43,36 +48,79 @@ class Rejected(NamedTuple):
     reason: str
 
 
-def scan(images: Path, max_pixels: int, keep_copies: bool = False) -> tuple[list[Photo], list[Rejected]]:
-    """Sort every file below `images` into photos and rejected files, both by path.
+class Scan(NamedTuple):
+    """What is below `data/<dataset>/images/`, by path."""
 
-    Each photo is proved to decode whole. Hidden files and folders are ignored. Of photos that are
-    the same byte for byte the first one by path stays, unless `keep_copies`. Raises `InputError` where
-    `images` is missing, holds no class folder or no usable photo.
+    photos: list[Photo]
+    rejected: list[Rejected]
+    contents: list[str]
+    """Of each photo the SHA-256 of its file, hexadecimal."""
+    hashes: Hashes
+    """Of each photo, uint64 (N, 2)."""
+
+
+def scan(images: Path, max_pixels: int, keep_copies: bool = False) -> Scan:
+    """Sort every file below `images` into photos and rejected files.
+
+    Each photo is proved to be whole. Hidden files and folders are ignored. Of photos that are the same byte
+    for byte, or upright pixel for pixel, the first one by path stays, unless `keep_copies`. Raises
+    `InputError` where `images` is missing, holds no class folder or no usable photo.
     """
     expected = landmark_folders(images)
     files = sorted(visible_files(images), key=lambda path: path.as_posix())
     checks = in_order(lambda path: _check(path, images, max_pixels), files)
-    photos: list[Photo] = []
-    rejected: list[Rejected] = []
-    first_with: dict[bytes, str] = {}
-    for path, (digest, reason) in zip(
-        files, tqdm(checks, "checking photos", len(files), unit="photo"), strict=True
-    ):
-        name = path.as_posix()
-        if not reason and not keep_copies and (first := first_with.setdefault(digest, name)) != name:
-            reason = f"the same photo, byte for byte, as {first}"
-        if reason:
-            rejected.append(Rejected(printable(path), reason))
+    whole: dict[Path, _Whole] = {}
+    reasons: dict[Path, str] = {}
+    first_with: dict[bytes, Path] = {}
+    for path, checked in zip(files, tqdm(checks, "checking photos", len(files), unit="photo"), strict=True):
+        if isinstance(checked, str):
+            reasons[path] = checked
+        elif not keep_copies and (first := first_with.setdefault(checked.digest, path)) != path:
+            reasons[path] = f"the same photo, byte for byte, as {first.as_posix()}"
         else:
-            photos.append(Photo(name, path.relative_to(images).parts[0]))
-    if not photos:
+            whole[path] = checked
+    if not keep_copies:
+        for path, first in _same_pixels(whole).items():
+            reasons[path] = f"the same photo, pixel for pixel, as {first.as_posix()}"
+            del whole[path]
+    rejected = [Rejected(printable(path), reasons[path]) for path in files if path in reasons]
+    if not whole:
         raise InputError(
             f"{images.as_posix()}: none of its {len(files)} files is a usable photo"
             + (f" ({rejected[0].path}: {rejected[0].reason})" if rejected else "")
             + f"; {expected}"
         )
-    return photos, rejected
+    return Scan(
+        [Photo(path.as_posix(), path.relative_to(images).parts[0]) for path in whole],
+        rejected,
+        [checked.digest.hex() for checked in whole.values()],
+        np.array([checked.hashes for checked in whole.values()], np.uint64),
+    )
+
+
+class _Whole(NamedTuple):
+    digest: bytes
+    """SHA-256 of the file."""
+    size: tuple[int, int]
+    hashes: tuple[int, int]
+
+
+def _same_pixels(whole: Mapping[Path, _Whole]) -> dict[Path, Path]:
+    """For each photo with the pixels of one before it, the first of these."""
+    paths = list(whole)
+    hashes = np.array([checked.hashes for checked in whole.values()], np.uint64).reshape(-1, 2)
+    candidates: list[Path] = []
+    for rows in near_copies.alike(near_copies.clusters(hashes)):
+        sizes = Counter(whole[paths[row]].size for row in rows)
+        candidates += [paths[row] for row in rows if sizes[whole[paths[row]].size] > 1]
+    digests = in_order(lambda path: hashlib.sha256(read(path).tobytes()).digest(), candidates)
+    first_with: dict[object, Path] = {}
+    same: dict[Path, Path] = {}
+    for path, digest in zip(candidates, digests, strict=True):
+        first = first_with.setdefault((whole[path].size, digest), path)
+        if first != path:
+            same[path] = first
+    return same
 
 
 def landmark_folders(images: Path) -> str:
@@ -108,22 +156,22 @@ def _leads_back(folder: Path) -> bool:
     return folder.is_symlink() and any(folder.samefile(above) for above in folder.absolute().parents)
 
 
-def _check(path: Path, images: Path, max_pixels: int) -> tuple[bytes, str]:
-    """The digest of the content, and why the file is not a photo of a landmark, or ''."""
+def _check(path: Path, images: Path, max_pixels: int) -> _Whole | str:
+    """What is known of the photo `path`, or why it is none of a landmark."""
     if path.parent == images:
-        return b"", "lies in no class folder"
+        return "lies in no class folder"
     try:
         path.as_posix().encode()
     except UnicodeEncodeError:
-        return b"", "its name is not UTF-8"
+        return "its name is not UTF-8"
     if "\r" in path.as_posix():  # which Python's CSV writer leaves unquoted
-        return b"", "its name has a carriage return"
+        return "its name has a carriage return"
     try:
-        decode(path, max_pixels)
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").digest(), ""
-    except (ValueError, OSError) as error:
-        return b"", str(error)
+        content = stored(path)
+        size, grey = prove(content, max_pixels)
+    except ValueError as error:
+        return str(error)
+    return _Whole(hashlib.sha256(content).digest(), size, near_copies.hashed(grey))
 
 
 def write_rows(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
@@ -140,6 +188,38 @@ def write_photos(path: Path, photos: Sequence[Photo]) -> None:
         write_rows(path, HEADER + BOX, ((*photo[:2], *box_columns(photo.box)) for photo in photos))
     else:
         write_rows(path, HEADER, (photo[:2] for photo in photos))
+
+
+def write_catalog(path: Path, photos: Sequence[Photo], contents: Sequence[str]) -> None:
+    """Write `data/catalog.csv`: `photos`, and the SHA-256 of each."""
+    rows = ((*photo[:2], content) for photo, content in zip(photos, contents, strict=True))
+    write_rows(path, (*HEADER, CONTENT), rows)
+
+
+def read_catalog(path: Path) -> tuple[list[Photo], dict[str, str]]:
+    """Read `data/catalog.csv`: its photos, and the SHA-256 of each path, where the column is there.
+
+    Raises `InputError` as `read_photos` does.
+    """
+    header, rows = read_rows(path, (*HEADER, CONTENT), HEADER)
+    for place, row in rows:
+        if len(row) != len(header) or not all(row):
+            raise InputError(f"{place}: {row} is not {', '.join(header)}")
+    photos = [Photo(row[0], row[1]) for _, row in rows]
+    return photos, {row[0]: row[2] for _, row in rows if len(row) > len(HEADER)}
+
+
+def read_groups(path: Path) -> dict[str, str]:
+    """Read `data/near_copies.csv`: the group of each path that has one.
+
+    Raises `InputError` where it is not such a file.
+    """
+    header, rows = read_rows(path, Near._fields)
+    for place, row in rows:
+        if len(row) != len(header):
+            raise InputError(f"{place}: {row} is not {', '.join(header)}")
+    near = [Near(*row) for _, row in rows]
+    return {photo.image_path: photo.group for photo in near if photo.group}
 
 
 def read_photos(path: Path) -> list[Photo]:

@@ -97,10 +97,18 @@ def _extent(image: Image.Image) -> tuple[int, int]:
     return width, height
 
 
+def stored(path: Path) -> bytes:
+    """The content of the file `path`. Raises `ValueError` with the reason, without the path."""
+    with _explained():
+        if path.exists() and not path.is_file():
+            raise ValueError("not a regular file")  # a pipe, say, which would be waited on for ever
+        return path.read_bytes()
+
+
 @contextmanager
 def _opened(source: Stored) -> Iterator[Image.Image]:
     """Open the photo `source`, its header read; whatever Pillow raises becomes a `ValueError`."""
-    try:
+    with _explained():
         if isinstance(source, Path) and source.exists() and not source.is_file():
             raise ValueError("not a regular file")  # a pipe, say, which would be waited on for ever
         with io.BytesIO(source) if isinstance(source, bytes) else source.open("rb") as file:
@@ -108,6 +116,13 @@ def _opened(source: Stored) -> Iterator[Image.Image]:
                 raise ValueError("empty file")
             file.seek(0)
             yield Image.open(file, formats=FORMATS)
+
+
+@contextmanager
+def _explained() -> Iterator[None]:
+    """Turn what reading and decoding a photo raise into a `ValueError` with the reason."""
+    try:
+        yield
     except UnidentifiedImageError:
         raise ValueError(f"not an image in one of the formats {', '.join(FORMATS)}") from None
     except Image.DecompressionBombError:

@@ -57,13 +57,19 @@ class Split(Section):
     val: Fraction
     test: Fraction
     index: Fraction
-    allow_unmatched: bool
+    near_copies: Literal["together", "ignore"]
 
     @model_validator(mode="after")
     def _sum_to_one(self) -> Self:
         total = self.train + self.val + self.test + self.index
         if abs(total - 1) > 1e-6:
             raise ValueError(f"train, val, test and index sum to {total:g}, they must sum to 1")
+        return self
+
+    @model_validator(mode="after")
+    def _something_to_search(self) -> Self:
+        if self.method == "classes" and self.test and not self.index:
+            raise ValueError(f"index is 0, but test is {self.test:g}: queries need something to search")
         return self
 
 
@@ -301,6 +307,9 @@ class Gallery(Section):
     seed: Seed
 
 
+GONE = {"split.allow_unmatched": "is gone: what has queries now has index photos too; delete the line"}
+
+
 class Params(Section):
     """All of `params.yaml`."""
 
@@ -372,6 +381,8 @@ def load(path: Path = PATH) -> Params:
 def _explain(detail: Any) -> str:
     *parents, key = detail["loc"] or ("",)
     name = ".".join(str(part) for part in detail["loc"])
+    if name in GONE:
+        return f"{name}: {GONE[name]}"
     if detail["type"] == "extra_forbidden":
         allowed = _keys(parents)
         close = difflib.get_close_matches(str(key), allowed, n=1)

@@ -3,7 +3,7 @@
 import logging
 from pathlib import Path
 
-from landmarks import catalog, fetching, ground_truth, params
+from landmarks import catalog, fetching, ground_truth, near_copies, params
 from landmarks.errors import InputError, run
 
 
@@ -12,11 +12,17 @@ def main() -> None:
     images = Path("data", options.dataset, "images")
     judged = options.split.method == "ground_truth"
     # The ground truth says of copies, too, what they are.
-    photos, rejected = catalog.scan(images, options.create_csv.max_pixels, keep_copies=judged)
+    photos, rejected, contents, hashes = catalog.scan(
+        images, options.create_csv.max_pixels, keep_copies=judged
+    )
     truth = read_truth(images.parent / "ground_truth.csv") if judged else {}
     ground_truth.check(truth, photos, [file.path for file in rejected])
+    near = near_copies.find(
+        [photo.image_path for photo in photos], [photo.class_image for photo in photos], hashes
+    )
     ground_truth.write(Path("data/ground_truth.csv"), truth)
-    catalog.write_photos(Path("data/catalog.csv"), photos)
+    catalog.write_catalog(Path("data/catalog.csv"), photos, contents)
+    catalog.write_rows(Path("data/near_copies.csv"), near_copies.Near._fields, near)
     catalog.write_rows(Path("data/rejected.csv"), catalog.Rejected._fields, rejected)
     classes = {photo.class_image for photo in photos}
     logging.info("%d photos of %d landmarks", len(photos), len(classes))
@@ -24,6 +30,24 @@ def main() -> None:
         known = sum(Path(file.path).name in fetching.BROKEN for file in rejected)
         published = f" ({known} were published broken)" if known else ""
         logging.warning("%d files rejected%s, see data/rejected.csv", len(rejected), published)
+    tell_near_copies(near)
+
+
+def tell_near_copies(near: list[near_copies.Near]) -> None:
+    grouped = [photo.group for photo in near if photo.group]
+    if grouped:
+        logging.info(
+            "%d photos are near-copies, in %d groups, see data/near_copies.csv",
+            len(grouped),
+            len(set(grouped)),
+        )
+    across = [photo for photo in near if photo.elsewhere]
+    if across:
+        logging.warning(
+            "%d photos are near-copies of photos of other landmarks, as %s is of %s; are they in the right "
+            "folders? See data/near_copies.csv",
+            *(len(across), across[0].image_path, across[0].elsewhere),
+        )
 
 
 def read_truth(path: Path) -> ground_truth.GroundTruth:

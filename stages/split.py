@@ -9,14 +9,16 @@ from landmarks.errors import run
 
 def main() -> None:
     options = params.load()
-    photos = catalog.read_photos(Path("data/catalog.csv"))
+    photos, contents = catalog.read_catalog(Path("data/catalog.csv"))
+    together = options.split.near_copies == "together"
+    groups = catalog.read_groups(Path("data/near_copies.csv")) if together else {}
     fractions = {part: getattr(options.split, part) for part in splits.PARTS}
     if options.split.method == "classes":
-        parts = splits.split(photos, fractions, options.seed, options.split.allow_unmatched)
+        parts = splits.split(photos, fractions, options.seed, contents, groups)
     else:
         truth = ground_truth.read(Path("data/ground_truth.csv"))
         in_index = options.evaluate.queries_in_index
-        parts = splits.by_ground_truth(photos, truth, fractions, options.seed, in_index)
+        parts = splits.by_ground_truth(photos, truth, fractions, options.seed, in_index, contents, groups)
     for part, members in parts.items():
         catalog.write_photos(Path("data/splits", f"{part}.csv"), members)
     logging.info(", ".join(f"{part} {len(members)}" for part, members in parts.items()))

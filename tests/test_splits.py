@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from landmarks.catalog import Photo
 from landmarks.errors import InputError
 from landmarks.ground_truth import Query
-from landmarks.splits import PARTS, apportion, by_ground_truth, split
+from landmarks.splits import PARTS, apportion, by_ground_truth, counts, split
 
 DEFAULT = {"train": 0.6, "val": 0.1, "test": 0.2, "index": 0.1}
 
@@ -29,40 +29,125 @@ fractions = (
 seeds = st.integers(0, 2**32 - 1)
 
 
+@st.composite
+def grouped(draw, sizes=class_sizes):
+    """Photos, and of some the group of near-copies that they belong to."""
+    photos = photos_of(draw(sizes))
+    marks = draw(st.lists(st.integers(0, 15), min_size=len(photos), max_size=len(photos)))
+    groups = {
+        photo.image_path: f"{photo.class_image} {mark}"
+        for photo, mark in zip(photos, marks, strict=True)
+        if mark < 10
+    }
+    return photos, groups
+
+
+def kept_together(photos, groups):
+    """For each landmark the sizes of what stays in one part: groups of up to half of it, single photos."""
+    of_class = {}
+    for photo in photos:
+        of_class.setdefault(photo.class_image, []).append(groups.get(photo.image_path, photo.image_path))
+    return {
+        name: [
+            size
+            for count in Counter(names).values()
+            for size in ([1] * count if count > max(1, len(names) / 2) else [count])
+        ]
+        for name, names in of_class.items()
+    }
+
+
 @settings(max_examples=50, deadline=None)
-@given(class_sizes, fractions, seeds)
-def test_every_photo_is_in_exactly_one_part(sizes, fractions, seed):
-    photos = photos_of(sizes)
-    parts = split(photos, fractions, seed, allow_unmatched=True)
+@given(grouped(), fractions, seeds)
+def test_every_photo_is_in_exactly_one_part(given, fractions, seed):
+    photos, groups = given
+    parts = split(photos, fractions, seed, groups=groups)
     assert tuple(parts) == PARTS
     assert sorted(photo for part in parts.values() for photo in part) == sorted(photos)
     assert all(part == sorted(part) for part in parts.values())
 
 
-@settings(max_examples=50, deadline=None)
-@given(class_sizes, fractions, seeds)
-def test_each_class_gives_each_part_its_share_within_one_photo(sizes, fractions, seed):
-    parts = split(photos_of(sizes), fractions, seed, allow_unmatched=True)
-    for part, fraction in fractions.items():
-        counts = Counter(photo.class_image for photo in parts[part])
-        for name, n in sizes.items():
-            assert abs(counts[name] - n * fraction) < 1
-            assert fraction or not counts[name]
+@settings(max_examples=100, deadline=None)
+@given(grouped(), fractions, seeds)
+def test_near_copies_stay_together_and_counts_are_met_to_within_a_group(given, fractions, seed):
+    photos, groups = given
+    parts = split(photos, fractions, seed, groups=groups)
+    part_of = {photo.image_path: part for part in PARTS for photo in parts[part]}
+    for name, sizes in kept_together(photos, groups).items():
+        paths = [photo.image_path for photo in photos if photo.class_image == name]
+        asked = counts(len(paths), fractions)
+        for part in PARTS:
+            count = sum(part_of[path] == part for path in paths)
+            assert abs(count - asked[part]) < max(sizes)
+            assert count or part not in ("index", "test") or not asked[part]
+        for group in {groups[path] for path in paths if path in groups}:
+            members = [path for path in paths if groups.get(path) == group]
+            assert len({part_of[path] for path in members}) == 1 or len(members) > len(paths) / 2
 
 
-@settings(max_examples=50, deadline=None)
-@given(class_sizes, class_sizes, fractions, seeds)
-def test_a_photo_keeps_its_part_when_other_classes_are_added(sizes, added, fractions, seed):
-    alone = split(photos_of(sizes), fractions, seed, allow_unmatched=True)
-    together = split(photos_of(added | sizes), fractions, seed, allow_unmatched=True)
+@settings(max_examples=100, deadline=None)
+@given(st.integers(1, 200), fractions)
+def test_shares_that_give_queries_and_index_a_photo_are_rounded_by_largest_remainder(total, fractions):
+    given, shares = counts(total, fractions), apportion(total, [fractions[part] for part in PARTS])
+    assert sum(given.values()) == total
+    if all(share or not fractions[part] for part, share in zip(PARTS, shares, strict=True)):
+        assert list(given.values()) == shares
     for part in PARTS:
-        assert alone[part] == [photo for photo in together[part] if photo.class_image in sizes]
+        assert fractions[part] or not given[part]
+    if total > 1 and fractions["index"]:
+        assert given["index"]
+        assert given["test"] or not fractions["test"]
 
 
-def test_the_order_of_the_catalog_does_not_matter():
-    photos = photos_of({"a": 20, "b": 30})
-    shuffled = random.Random(0).sample(photos, len(photos))
-    assert split(shuffled, DEFAULT, 0) == split(photos, DEFAULT, 0)
+@settings(max_examples=50, deadline=None)
+@given(class_sizes, grouped(), fractions, seeds)
+def test_a_photo_keeps_its_part_when_other_classes_are_added(added, given, fractions, seed):
+    photos, groups = given
+    names = {photo.class_image for photo in photos}
+    others = [photo for photo in photos_of(added) if photo.class_image not in names]
+    alone = split(photos, fractions, seed, groups=groups)
+    together = split(photos + others, fractions, seed, groups=groups)
+    for part in PARTS:
+        assert alone[part] == [photo for photo in together[part] if photo.class_image in names]
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.integers(1, 130), st.data(), st.one_of(st.just(DEFAULT), fractions), seeds)
+def test_a_photo_more_or_less_moves_at_most_four_others(n, data, fractions, seed):
+    photos = photos_of({"a": n, "b": 5})
+    gone = data.draw(st.integers(0, n - 1))
+    before, after = (split(some, fractions, seed) for some in (photos, photos[:gone] + photos[gone + 1 :]))
+    part_of = {photo: part for part in PARTS for photo in before[part]}
+    moved = [photo for part in PARTS for photo in after[part] if part_of[photo] != part]
+    assert len(moved) <= 4
+    assert {photo.class_image for photo in moved} <= {"a"}
+
+
+@pytest.mark.parametrize("shares", [(0.6, 0.1, 0.2, 0.1), (0, 0, 0.34, 0.66), (0.25, 0.25, 0.25, 0.25)])
+def test_each_of_many_adds_and_removals_moves_at_most_four_others(shares):
+    chosen = random.Random(0)
+    photos = photos_of({"a": 60})
+    there, before = set(), {}
+    for _ in range(200):
+        there ^= {chosen.choice(photos)}
+        parts = split(sorted(there), dict(zip(PARTS, shares, strict=True)), 0)
+        after = {photo: part for part in PARTS for photo in parts[part]}
+        assert sum(before[photo] != after[photo] for photo in before.keys() & after.keys()) <= 4
+        before = after
+
+
+def test_names_and_order_of_the_photos_do_not_matter_but_contents_do():
+    contents = [f"{place * 7919:08x}" for place in range(40)]
+
+    def parts_of(names, seed=0):
+        photos = [Photo(name, "a") for name in names]
+        parts = split(photos, DEFAULT, seed, dict(zip(names, contents, strict=True)))
+        by_name = dict(zip(names, contents, strict=True))
+        return {part: {by_name[photo.image_path] for photo in parts[part]} for part in PARTS}
+
+    names = [f"{place:02}" for place in range(40)]
+    assert parts_of(names) == parts_of(names[::-1]) == parts_of([f"IMG_{name}" for name in names])
+    assert parts_of(names) != parts_of(names, seed=1)
 
 
 def test_the_seed_decides_which_photos_a_part_gets():
@@ -95,48 +180,74 @@ def test_shares_worked_by_hand(total, shares, expected):
     assert apportion(total, shares) == expected
 
 
-def test_queries_of_a_class_without_index_photos_are_an_error_that_names_it():
-    photos = photos_of({"Chùa Một Cột": 2, "large": 40})
-    fractions = {"train": 0, "val": 0, "test": 0.8, "index": 0.2}  # 1.6 and 0.4 photos
-    with pytest.raises(InputError) as caught:
-        split(photos, fractions, 0)
-    message = str(caught.value)
-    assert "Chùa Một Cột (2)" in message
-    assert "large" not in message
-    assert "split.index" in message
-    assert "split.allow_unmatched: true" in message
+@pytest.mark.parametrize(
+    ("total", "shares", "expected"),
+    [
+        # Shares of DEFAULT that give the index or the queries none; train, val, test, index.
+        (1, (0.6, 0.1, 0.2, 0.1), (0, 0, 0, 1)),
+        (2, (0.6, 0.1, 0.2, 0.1), (0, 0, 1, 1)),
+        (3, (0.6, 0.1, 0.2, 0.1), (1, 0, 1, 1)),
+        (4, (0.6, 0.1, 0.2, 0.1), (1, 1, 1, 1)),
+        (5, (0.6, 0.1, 0.2, 0.1), (2, 1, 1, 1)),
+        (6, (0.6, 0.1, 0.2, 0.1), (3, 1, 1, 1)),
+        (7, (0.6, 0.1, 0.2, 0.1), (4, 1, 1, 1)),  # as by largest remainder
+        (2, (0.5, 0, 0, 0.5), (1, 0, 0, 1)),
+        (1, (0.5, 0, 0, 0.5), (0, 0, 0, 1)),
+        (2, (0, 0, 0.8, 0.2), (0, 0, 1, 1)),
+        (3, (0.6, 0, 0.1, 0.3), (1, 0, 1, 1)),
+        (5, (0.02, 0, 0.04, 0.94), (1, 0, 1, 3)),
+    ],
+)
+def test_a_small_landmark_gives_to_the_index_first_then_to_the_queries(total, shares, expected):
+    assert tuple(counts(total, dict(zip(PARTS, shares, strict=True))).values()) == expected
 
-    parts = split(photos, fractions, 0, allow_unmatched=True)
-    assert Counter(photo.class_image for photo in parts["test"]) == {"Chùa Một Cột": 2, "large": 32}
 
-
-def test_index_photos_without_queries_are_no_error():
-    parts = split(photos_of({"a": 5}), {"train": 0, "val": 0, "test": 0, "index": 1}, 0)
-    assert len(parts["index"]) == 5
-
-
-def test_a_warning_names_the_classes_too_small_for_a_part(caplog):
-    fractions = {"train": 0.6, "val": 0, "test": 0.1, "index": 0.3}
-    with caplog.at_level(logging.WARNING):
-        split(photos_of({"small": 3, "tiny": 2, "large": 40}), fractions, 0)
-    # 1.8, 0.3 and 0.9 of 3; 1.2, 0.2 and 0.6 of 2: no query of either. Nobody asked for val.
+def test_what_small_landmarks_give_is_one_line_and_a_table(caplog):
+    sizes = {"Chùa Một Cột": 2, "large": 40, "tower": 1, "gate": 5}
+    with caplog.at_level(logging.INFO):
+        split(photos_of(sizes), DEFAULT, 0)
     [message] = caplog.messages
-    assert "test" in message
-    assert "small (3)" in message
-    assert "tiny (2)" in message
-    assert "large" not in message
+    assert message.split("\n") == [
+        "3 landmarks are too small for the shares; they give a photo to each part in the order index, test, "
+        "train, val:",
+        "  landmark      photos   train     val    test   index",
+        "  tower              1       0       0       0       1",
+        "  Chùa Một Cột       2       0       0       1       1",
+        "  gate               5       2       1       1       1",
+    ]
 
 
-def test_no_warning_where_every_part_gets_photos(caplog):
-    with caplog.at_level(logging.WARNING):
+def test_the_table_of_small_landmarks_has_an_end(caplog):
+    with caplog.at_level(logging.INFO):
+        split(photos_of({f"{n:03}": 3 for n in range(30)}), DEFAULT, 0)
+    assert caplog.messages[0].endswith("  and 10 more")
+    assert caplog.messages[0].count("\n") == 22
+
+
+def test_nothing_is_said_where_all_landmarks_are_large_enough(caplog):
+    with caplog.at_level(logging.INFO):
         split(photos_of({"a": 10, "b": 30}), DEFAULT, 0)
     assert caplog.messages == []
 
 
-def by_truth(queries, **options):
+def test_near_copies_of_more_than_half_a_landmark_are_taken_apart_and_said(caplog):
+    photos = photos_of({"video": 20, "other": 20})
+    groups = {photo.image_path: photo.class_image for photo in photos if photo.image_path[-7:] < "011.jpg"}
+    groups.pop("data/x/images/other/000.jpg")
+    parts = split(photos, DEFAULT, 0, groups=groups)
+    [message] = caplog.messages
+    assert message.startswith("video: 11 of its 20 photos are near-copies of each other")
+    frames = {photo.image_path for photo in photos if groups.get(photo.image_path) == "video"}
+    assert sum(bool(frames & {photo.image_path for photo in parts[part]}) for part in PARTS) == 4
+    # Ten of twenty are not more than half.
+    views = {photo.image_path for photo in photos if groups.get(photo.image_path) == "other"}
+    assert sum(bool(views & {photo.image_path for photo in parts[part]}) for part in PARTS) == 1
+
+
+def by_truth(queries, seed=0, **options):
     truth = {Query(f"data/x/images/{name}.jpg", box): {} for name, box in queries}
     fractions = {"train": 0.5, "val": 0.25, "test": 0.2, "index": 0.05}
-    return by_ground_truth(photos_of({"a": 10, "b": 6}), truth, fractions, 0, **options)
+    return by_ground_truth(photos_of({"a": 10, "b": 6}), truth, fractions, seed, **options)
 
 
 def test_the_queries_of_a_ground_truth_are_the_test_part_and_all_else_is_the_index():
@@ -183,6 +294,15 @@ def test_two_boxes_of_a_photo_are_two_queries():
 def test_a_ground_truth_without_queries_or_without_other_photos_is_refused(queries, message):
     with pytest.raises(InputError, match=message):
         by_truth(queries)
+
+
+def test_training_photos_beside_a_ground_truth_keep_near_copies_together():
+    group = dict.fromkeys((f"data/x/images/a/{n:03}.jpg" for n in range(4)), "g")
+    trained_on = set()
+    for seed in range(10):
+        train = by_truth([("b/003", None)], seed, groups=group)["train"]
+        trained_on.add(len(group.keys() & {photo.image_path for photo in train}))
+    assert trained_on == {0, 4}
 
 
 def test_an_empty_catalog_gives_empty_parts():
