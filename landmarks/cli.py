@@ -249,7 +249,7 @@ def main() -> None:
 
 def _files(photos: list[str]) -> list[Path]:
     """The files that the arguments name; one that names none stays, to be reported like a broken photo."""
-    from landmarks.catalog import visible_files
+    from landmarks.folders import visible_files
 
     found: list[Path] = []
     for photo in photos:
@@ -264,7 +264,7 @@ def _files(photos: list[str]) -> list[Path]:
 
 
 def _print(photo: Path, answer: "Answer | InputError", as_json: bool, results: bool) -> None:
-    from landmarks.catalog import printable
+    from landmarks.folders import printable
 
     if as_json:
         if isinstance(answer, InputError):
@@ -300,8 +300,8 @@ def _make_empty(folder: Path) -> None:
 def _save(out: Path, index: "Index", photo: Path, answer: "Answer") -> list[tuple[object, ...]]:
     """Write the contact sheet of a query and copies of its results; returns its rows of results.csv."""
     from landmarks import gallery
-    from landmarks.catalog import printable
     from landmarks.files import explained
+    from landmarks.folders import printable
     from landmarks.scoring import NO_CLASS
 
     name = _free_name(out, photo.stem)

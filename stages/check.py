@@ -2,14 +2,14 @@
 
 from pathlib import Path
 
-from landmarks import catalog, params
+from landmarks import folders, params
 from landmarks.errors import run
 
 
 def main() -> None:
     dataset = params.load().dataset
     if dataset != "demo":  # whose photos a stage draws
-        catalog.landmark_folders(Path("data", dataset, "images"))
+        folders.landmark_folders(Path("data", dataset, "images"))
 
 
 if __name__ == "__main__":
