@@ -12,6 +12,11 @@ from landmarks.catalog import Photo
 ROOT = Path(__file__).parents[1]
 
 
+def pytest_make_parametrize_id(val):
+    """An id that is the same in each worker: not where in memory a value lies, or when it was made."""
+    return None if isinstance(val, (str, int, float, bool, type(None))) else type(val).__name__
+
+
 @pytest.fixture(scope="session")
 def make_photo() -> Callable[..., Path]:
     """Write smooth colours with some noise, other ones for each seed; returns the path."""

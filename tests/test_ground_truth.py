@@ -217,7 +217,7 @@ class Evil:
         np.float64,
         Photo("a", "b"),
     ],
-    ids=str,
+    ids=lambda evil: type(evil).__name__,
 )
 @pytest.mark.parametrize("protocol", [0, 2, 4])
 def test_a_pickle_that_would_run_or_build_anything_else_is_refused(evil, protocol):
