@@ -3,14 +3,16 @@
 import io
 import json
 import os
+import re
 import shutil
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from glob import escape, glob
-from itertools import chain, count
+from itertools import count
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
+from unicodedata import normalize
 
 import typer
 
@@ -114,13 +116,14 @@ def query(
     index = Index.open()
     if out:
         _make_empty(out)
+    names = _Names("results.csv")
     failed = 0
     rows: list[tuple[object, ...]] = []
     for photo, answer in index.answer_each(_files(photos), distance, rerank, top):
         failed += isinstance(answer, InputError)
         _print(photo, answer, as_json, results=True)
         if out and not isinstance(answer, InputError):
-            rows += _save(out, index, photo, answer)
+            rows += _save(out, names.free(photo.stem), index, photo, answer)
     if out:
         catalog.write_rows(out / "results.csv", RESULTS, rows)
     raise typer.Exit(min(failed, 1))
@@ -297,14 +300,13 @@ def _make_empty(folder: Path) -> None:
         raise InputError(f"--out: {folder} is not empty; name a new folder")
 
 
-def _save(out: Path, index: "Index", photo: Path, answer: "Answer") -> list[tuple[object, ...]]:
+def _save(out: Path, name: str, index: "Index", photo: Path, answer: "Answer") -> list[tuple[object, ...]]:
     """Write the contact sheet of a query and copies of its results; returns its rows of results.csv."""
     from landmarks import gallery
     from landmarks.files import explained
     from landmarks.folders import printable
     from landmarks.scoring import NO_CLASS
 
-    name = _free_name(out, photo.stem)
     tiles = [gallery.Tile(photo, [photo.name, _told(answer)], None)]
     tiles += [
         gallery.Tile(index.root / found.image_path, [found.class_image, f"{distance:.4f}"], None)
@@ -316,22 +318,58 @@ def _save(out: Path, index: "Index", photo: Path, answer: "Answer") -> list[tupl
         (out / name).mkdir()
         for rank, _, found, distance in answer.results:
             source = index.root / found.image_path
-            copy = _short(f"{rank:02} {found.class_image} {source.stem}", source.suffix)
+            copy = _file_name(f"{rank:02} {found.class_image} {source.name}")
             shutil.copyfile(source, out / name / copy)
             told = answer.landmark or NO_CLASS, rank, f"{distance:.6g}"
             rows.append((printable(photo), *told, found.image_path, found.class_image))
     return rows
 
 
-def _free_name(out: Path, stem: str) -> str:
-    """`stem`, or with a number after it where the folder `out` has that name already."""
-    names = chain([stem], (f"{stem} ({number})" for number in count(2)))
-    return next(name for name in names if not (out / name).exists() and not (out / f"{name}.jpg").exists())
+class _Names:
+    """Names for answers in a folder: there is neither a sheet `<name>.jpg` nor a folder `<name>` yet.
+
+    Names are told apart as by the file systems that tell the fewest apart: not by case, nor by how letters
+    are composed.
+    """
+
+    def __init__(self, *taken: str) -> None:
+        self.taken = set(map(_folded, taken))
+        self.numbers: dict[str, Iterator[int]] = {}
+
+    def free(self, stem: str) -> str:
+        """`stem` as a name that is free, and taken from now on; with a number after it where need be."""
+        if self._take(name := _file_name(stem, 255 - len(".jpg"))):
+            return name
+        # Cut for numbers of any length, so that one counter serves all that are the same up to there.
+        base = _file_name(stem, 230)
+        numbers = self.numbers.setdefault(_folded(base), count(2))
+        return next(name for number in numbers if self._take(name := f"{base} ({number})"))
+
+    def _take(self, name: str) -> bool:
+        made = {_folded(name), _folded(f"{name}.jpg")}
+        if free := self.taken.isdisjoint(made):
+            self.taken |= made
+        return free
 
 
-def _short(stem: str, suffix: str) -> str:
-    """`stem` and `suffix` in the 255 bytes that file systems allow a name."""
-    return stem.encode()[: 255 - len(suffix.encode())].decode(errors="ignore") + suffix
+def _folded(name: str) -> str:
+    return normalize("NFKD", normalize("NFKD", name).casefold())
+
+
+def _file_name(name: str, longest: int = 255) -> str:
+    """`name` as a name that is not hidden, that other systems take, too, and of `longest` bytes at most.
+
+    What is cut off stands before the suffix.
+    """
+    name = os.fsencode(name).decode("utf-8", "backslashreplace")
+    name = re.sub(r'[\x00-\x1f"*/:<>?\\|]|^[. ]', "_", name).rstrip(". ") or "_"
+    name = re.sub(r"(?i)^(con|prn|aux|nul|com\d|lpt\d)(?=\.|$)", r"\1_", name)  # devices of Windows
+    if len(name.encode()) <= longest:
+        return name
+    stem, suffix = os.path.splitext(name)  # noqa: PTH122, for a Path takes no name alone
+    if len(suffix.encode()) > 16:
+        stem, suffix = name, ""
+    return stem.encode()[: longest - len(suffix.encode())].decode(errors="ignore").rstrip(". ") + suffix
 
 
 def _spread(total: int, wanted: int) -> list[int]:

@@ -18,6 +18,7 @@ Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 ImageSize = Annotated[int, Field(ge=32, le=4096)]
 Distance = Literal["L1", "L2", "L3"]
+Sampling = Literal["instance_balanced", "square_root", "class_balanced"]
 Weight = Annotated[float, Field(ge=0)]
 
 
@@ -124,6 +125,7 @@ class Finetuned(Described):
     scale: Annotated[float, Field(gt=0)] | None
     miner: Literal["none", "batch_hard", "distance_weighted", "multi_similarity", "triplet_margin"]
     per_class: Annotated[int, Field(ge=2)] | None
+    sampling: Sampling
     epochs: Count
     batch_size: Annotated[int, Field(ge=2)]
     optimizer: Literal["sgd", "adamw"]

@@ -39,7 +39,7 @@ from landmarks.catalog import Photo, numbered
 from landmarks.describers import Whitened
 from landmarks.errors import InputError
 from landmarks.files import replacing, sha256
-from landmarks.params import OF_PAIRS, Finetuned
+from landmarks.params import OF_PAIRS, Finetuned, Sampling
 from landmarks.pooling import GeM, Pooled
 
 LAST, BEST = "last.pt", "best.pt"
@@ -175,10 +175,21 @@ class _Order(Sampler[tuple[int, int]]):
     With `together`, photos of a landmark come in groups of so many, which are spread evenly over the epoch.
     In training, what a landmark lacks for its last group are photos of its own once more; otherwise the
     group is smaller.
+
+    `sampling` is that of Kang et al., "Decoupling representation and classifier for long-tailed recognition"
+    (ICLR 2020): of the groups of an epoch, whose number it leaves alone, the share of a landmark is that of
+    its own groups to the power 1, 1/2 or 0. A photo comes once more when all of its landmark have come.
     """
 
-    def __init__(self, labels: Sequence[int], seed: int | None, together: int | None = None) -> None:
+    def __init__(
+        self,
+        labels: Sequence[int],
+        seed: int | None,
+        together: int | None = None,
+        sampling: Sampling = "instance_balanced",
+    ) -> None:
         self.labels, self.seed, self.together, self.epoch = np.asarray(labels), seed, together, 0
+        self.sampling = sampling
 
     def __len__(self) -> int:
         return len(self._rows())
@@ -188,8 +199,8 @@ class _Order(Sampler[tuple[int, int]]):
 
     def _rows(self) -> NDArray[np.int64]:
         random = np.random.default_rng([self.seed or 0, self.epoch])
-        if self.together:
-            groups = self._groups(self.together, random)
+        if self.together or self.sampling != "instance_balanced":
+            groups = self._groups(self.together or 1, random)
         elif self.seed is None:
             groups = np.arange(len(self.labels))[:, None]
         else:
@@ -202,14 +213,26 @@ class _Order(Sampler[tuple[int, int]]):
     def _groups(self, together: int, random: np.random.Generator) -> NDArray[np.int64]:
         """Rows (groups, together), -1 for none."""
         groups, places = [], []
-        for label in np.unique(self.labels):
-            rows = random.permutation(np.flatnonzero(self.labels == label))
-            count = math.ceil(len(rows) / together)
+        _, sizes = np.unique(self.labels, return_counts=True)
+        of_label = np.split(np.argsort(self.labels, kind="stable"), np.cumsum(sizes)[:-1])
+        counts = self._sampled(-(-sizes // together), random)
+        for ordered, count in zip(of_label, counts.tolist(), strict=True):
+            rows = random.permutation(ordered)
             again, place = np.divmod(np.arange(count * together), len(rows))
             more = -1 if self.seed is None else rows[place] + again * len(self.labels)
             groups.append(np.where(again, more, rows[place]).reshape(count, together))
             places.append((np.arange(count) + random.random(count)) / count)
         return np.concatenate(groups)[np.argsort(np.concatenate(places))]
+
+    def _sampled(self, counts: NDArray[np.int64], random: np.random.Generator) -> NDArray[np.int64]:
+        """How many groups each landmark gets, where `counts` hold its photos once: at least one."""
+        if self.sampling == "instance_balanced":
+            return counts
+        ends = np.cumsum(np.sqrt(counts) if self.sampling == "square_root" else np.ones(len(counts)))
+        # From a random start, so that what does not divide goes to other landmarks in another epoch.
+        bounds = np.floor(counts.sum() * ends / ends[-1] + random.random()).astype(np.int64)
+        sampled: NDArray[np.int64] = np.diff(bounds, prepend=0)
+        return sampled
 
 
 def _rank() -> int:
@@ -319,7 +342,7 @@ class Training:
         number = {name: place for place, name in enumerate(self.classes)}
         val_labels = [number[photo.class_image] for photo in known]
         self.train = _Photos(train, labels.tolist(), augmentation(recipe), 2 * recipe.train_size, seed)
-        self.train_order = _Order(labels.tolist(), seed, recipe.together)
+        self.train_order = _Order(labels.tolist(), seed, recipe.together, recipe.sampling)
         self.train_loader = self._loader(self.train, self.train_order)
         val_photos = _Photos(known, val_labels, whole_photo(self.options), 2 * self.options.image_size)
         self.val_loader = self._loader(val_photos, _Order(val_labels, None, recipe.together))

@@ -40,6 +40,7 @@ def test_a_block_that_fails_leaves_the_old_file_and_nothing_else(tmp_path):
         (errno.EACCES, "cannot be written"),
         (errno.EPERM, "cannot be written"),
         (errno.EROFS, "cannot be written"),
+        (errno.ENAMETOOLONG, "cannot be written"),
     ],
     ids=errno.errorcode.get,
 )

@@ -139,6 +139,7 @@ def test_values_that_make_no_sense_together_are_refused(load_with, tmp_path, cha
         ("pretrained.pooling", "mean", "'avg', 'max', 'gem' or 'rmac'"),
         ("finetuned.loss", "softmax", "'cross_entropy', 'arcface', "),
         ("finetuned.per_class", 1, "greater than or equal to 2"),
+        ("finetuned.sampling", "balanced", "'instance_balanced', 'square_root' or 'class_balanced'"),
         ("finetuned.resize", "squash", "'stretch', 'crop', 'pad' or 'keep'"),
         ("pretrained.normalization", "L1", "'l1', 'l2', 'sqrt' or 'none'"),
         ("pretrained.flip", "no", "boolean"),

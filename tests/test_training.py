@@ -1,10 +1,14 @@
 import contextlib
+import math
 import signal
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 from torch import nn
 
@@ -77,7 +81,11 @@ def test_a_batch_of_sixteen_photos_is_learned_by_heart(photos: list[Photo], tmp_
 
 @pytest.mark.parametrize(
     ("stop_after", "loss"),
-    [(1, {}), (2, {"loss": "proxy_anchor"}), (1, {"loss": "triplet", "miner": "distance_weighted"})],
+    [
+        (1, {}),
+        (2, {"loss": "proxy_anchor", "sampling": "class_balanced"}),
+        (1, {"loss": "triplet", "miner": "distance_weighted"}),
+    ],
 )
 def test_stopped_and_resumed_gives_the_same_bits(
     photos: list[Photo], tmp_path: Path, stop_after: int, loss: dict[str, str]
@@ -122,6 +130,108 @@ def test_a_validation_in_groups_has_every_photo_once():
     labels = [0] * 9 + [1] * 5
     rows = [row for _, row in training._Order(labels, seed=None, together=4)]
     assert sorted(rows) == list(range(14))
+
+
+@pytest.mark.parametrize(
+    ("sampling", "together", "counts"),
+    [
+        ("instance_balanced", None, {(9, 1)}),
+        ("square_root", None, {(7, 3), (8, 2)}),  # three to one
+        ("class_balanced", None, {(5, 5)}),
+        ("square_root", 3, {(6, 6), (9, 3)}),  # of four groups, as the root of three to that of one
+        ("class_balanced", 3, {(6, 6)}),
+    ],
+)
+def test_nine_photos_and_one_are_sampled_as_by_hand(
+    sampling: params.Sampling, together: int | None, counts: set[tuple[int, int]]
+):
+    order = training._Order([0] * 9 + [1], 0, together, sampling)
+    seen = set()
+    for order.epoch in range(30):
+        rows = [row for _, row in order]
+        many = [row for row in rows if row % 10 < 9]
+        assert sorted(set(rows) - set(many)) == list(range(9, 10 * (len(rows) - len(many)), 10))
+        assert len(set(many)) == len(many)
+        seen.add((len(many), len(rows) - len(many)))
+    assert seen == counts
+
+
+def test_what_does_not_divide_goes_to_another_landmark_in_another_epoch():
+    labels = [0] * 9 + [1, 2]
+    order = training._Order(labels, 0, None, "class_balanced")
+    totals = np.zeros(3)
+    for order.epoch in range(300):
+        totals += np.bincount([labels[row % 11] for _, row in order])
+    np.testing.assert_allclose(totals / 300, 11 / 3, atol=0.1)
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.lists(st.integers(1, 40), min_size=2, max_size=8).flatmap(
+        lambda sizes: st.permutations(np.repeat(np.arange(len(sizes)), sizes).tolist())
+    ),
+    st.sampled_from([None, 2, 3, 4]),
+    st.sampled_from([("instance_balanced", 1.0), ("square_root", 0.5), ("class_balanced", 0.0)]),
+    st.integers(0, 2**32 - 1),
+    st.integers(0, 50),
+    st.integers(1, 3),
+)
+def test_each_landmark_has_its_share_of_an_epoch_and_all_its_photos_alike(
+    labels: list[int],
+    together: int | None,
+    sampling: tuple[params.Sampling, float],
+    seed: int,
+    epoch: int,
+    world: int,
+):
+    def rows_of(rank: int = 0, world: int = 1) -> list[int]:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(training, "_rank", lambda: rank)
+            patch.setattr(training, "_world", lambda: world)
+            order = training._Order(labels, seed, together, sampling[0])
+            order.epoch = epoch
+            assert {number for number, _ in order} == {epoch}
+            return [row for _, row in order]
+
+    rows, size = rows_of(), together or 1
+    groups = {label: math.ceil(count / size) for label, count in Counter(labels).items()}
+    powers = {label: count ** sampling[1] for label, count in groups.items()}
+    assert len(rows) == size * sum(groups.values())
+    assert len(set(rows)) == len(rows)
+    for label, power in powers.items():
+        own = [row for row in rows if labels[row % len(labels)] == label]
+        share = power / sum(powers.values())
+        assert own
+        assert abs(len(own) - share * len(rows)) < size + 1e-6
+        times = Counter(row % len(labels) for row in own)
+        of_label = np.flatnonzero(np.array(labels) == label).tolist()
+        least, more = divmod(len(own), len(of_label))
+        expected = [least] * (len(of_label) - more) + [least + 1] * more
+        assert sorted(times[row] for row in of_label) == expected
+        for row, count in times.items():  # each time varied otherwise
+            assert all(row + again * len(labels) in own for again in range(count))
+
+    parts = [np.reshape(rows_of(rank, world), (-1, size)) for rank in range(world)]
+    assert len({len(part) for part in parts}) == 1
+    shared = np.stack(parts, axis=1).reshape(-1, size).tolist()
+    whole = np.reshape(rows, (-1, size)).tolist()
+    assert shared == (whole * world)[: math.ceil(len(whole) / world) * world]
+
+
+def test_a_landmark_of_one_photo_beside_many_is_predicted_where_landmarks_are_balanced(
+    photos: list[Photo], tmp_path: Path
+):
+    reds, blues = photos[::2], photos[1::2]
+    for sampling, found in (("instance_balanced", 0.0), ("class_balanced", 1.0)):
+        plan = recipe(
+            sampling=sampling, epochs=1, lr=0.01, warmup_epochs=0, frozen=60, batch_norm="frozen", keep="last"
+        )
+        train = [*reds * 8, blues[0]]
+        made = training.Training(trunk(), train, photos, plan, 0, tmp_path / sampling)
+        list(made.epochs())
+        model = made.result()
+        assert training.evaluate(model, reds, plan)["prec@1"] == 1.0
+        assert training.evaluate(model, blues, plan)["prec@1"] == found
 
 
 def test_a_photo_that_fills_a_group_is_varied_otherwise(photos: list[Photo], tmp_path: Path):
@@ -388,7 +498,7 @@ def test_precision_at_five_of_fewer_classes_is_top_k_of_what_there_is():
     assert training.correct(logits, torch.tensor([1, 2])) == (1, 2)
 
 
-@pytest.mark.parametrize("change", ["photo", "parameter", "weights"], ids="another {}".format)
+@pytest.mark.parametrize("change", ["photo", "lr", "sampling", "weights"], ids="another {}".format)
 def test_another_setting_never_resumes(photos: list[Photo], tmp_path: Path, change: str):
     copy = tmp_path / "copy.png"
     copy.write_bytes(Path(photos[0].image_path).read_bytes())
@@ -405,7 +515,8 @@ def test_another_setting_never_resumes(photos: list[Photo], tmp_path: Path, chan
         copy.write_bytes(copy.read_bytes() + b"\0")
     if change == "weights":
         weights.write_bytes(b"2")
-    assert name(**({"lr": 0.123} if change == "parameter" else {})) != first
+    changes = {"lr": {"lr": 0.123}, "sampling": {"sampling": "class_balanced"}}.get(change, {})
+    assert name(**changes) != first
 
 
 def test_events_hold_a_point_an_epoch_and_the_photos(photos: list[Photo], tmp_path: Path):
