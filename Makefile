@@ -19,6 +19,8 @@ check: $(INSTALLED)
 	ruff check
 	ruff format --check
 	mypy
+	mypy --platform darwin --cache-dir .mypy_cache/darwin
+	mypy --platform win32 --cache-dir .mypy_cache/win32
 
 # Of the page, for the README: needs Chromium and a finished `make repro`.
 screenshots: $(INSTALLED)

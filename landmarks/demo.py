@@ -61,7 +61,8 @@ def draw(
             for name in names:
                 (temporary / name).mkdir(parents=True)
             # Spawned, since a fork would inherit the locks of whatever threads the caller runs.
-            with ProcessPoolExecutor(workers or CORES, get_context("spawn"), _start) as pool:
+            # Windows waits for 61 of them at most.
+            with ProcessPoolExecutor(workers or min(CORES, 61), get_context("spawn"), _start) as pool:
                 drawn = pool.map(_draw_one, *zip(*jobs, strict=True), chunksize=max(photos // 3, 1))
                 for _ in tqdm(drawn, "drawing photos", len(jobs), unit="photo", disable=None):
                     pass

@@ -1,6 +1,7 @@
 """Running a network over photos: by PyTorch or OpenVINO, in float32 or bfloat16, on the CPU or a GPU."""
 
 import logging
+import os
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -17,6 +18,10 @@ from torch import Tensor, nn
 from landmarks import images
 from landmarks.cores import CORES
 from landmarks.errors import InputError
+
+if "OMP_NUM_THREADS" not in os.environ:
+    # torch knows the cores of the machine, not the quota of a container.
+    torch.set_num_threads(min(torch.get_num_threads(), CORES))
 
 
 @dataclass(frozen=True)

@@ -56,6 +56,7 @@ def extract(
         rows = np.memmap(partial, np.float32, "r", _HEADER, (len(photos), describer.dimensions))
         with hdf5.writing(path) as file:
             _write(file, rows, photos, attributes)
+        del rows  # Windows deletes no file that is mapped
         partial.unlink()
 
 

@@ -52,6 +52,17 @@ def test_another_seed_draws_other_photos_and_replaces_the_folder(tmp_path):
     assert photos[0] != photos[1]
 
 
+@pytest.mark.parametrize(("cores", "processes"), [(3, 3), (61, 61), (62, 61), (256, 61)])
+def test_there_are_no_more_processes_than_windows_can_wait_for(tmp_path, monkeypatch, cores, processes):
+    def pool(workers, *_):
+        raise InterruptedError(workers)
+
+    monkeypatch.setattr(demo, "CORES", cores)
+    monkeypatch.setattr(demo, "ProcessPoolExecutor", pool)
+    with pytest.raises(InterruptedError, match=f"^{processes}$"):
+        demo.draw(tmp_path / "images", classes=1, photos=1)
+
+
 def test_a_failure_leaves_the_old_folder_alone(drawn, monkeypatch):
     before = contents(drawn)
     monkeypatch.setattr(demo, "LANDMARKS", {"unheard_of": None})

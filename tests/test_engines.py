@@ -1,3 +1,4 @@
+import runpy
 import sys
 
 import numpy as np
@@ -5,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from landmarks import engines, images, trunks
+from landmarks import cores, engines, images, trunks
 from landmarks.engines import Execution, Photos
 from landmarks.errors import InputError
 
@@ -91,3 +92,22 @@ def test_openvino_compiles_a_network_once_for_photos_described_one_by_one(trunk,
     described(trunk, photos[:1], engine="openvino")
     monkeypatch.setattr(openvino, "convert_model", None)
     described(trunk, photos[1:2], engine="openvino")
+
+
+@pytest.mark.parametrize(
+    ("threads", "told", "expected"), [(7, None, 3), (3, None, 3), (2, None, 2), (7, "7", 7), (2, "2", 2)]
+)
+def test_torch_has_no_more_threads_than_cores_unless_it_is_told_how_many(
+    monkeypatch, threads, told, expected
+):
+    monkeypatch.setattr(cores, "CORES", 3)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if told:
+        monkeypatch.setenv("OMP_NUM_THREADS", told)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        runpy.run_path(engines.__file__)
+        assert torch.get_num_threads() == expected
+    finally:
+        torch.set_num_threads(before)
