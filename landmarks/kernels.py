@@ -5,14 +5,14 @@ that from memory. So a tile of 4 queries and 4 rows is compared at once (8 numbe
 differences), and `CHUNK` rows stay in the core's cache while all queries pass by.
 """
 
-import functools
 import math
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
+
+from landmarks.compiling import compiled
 
 CHUNK = 64
 """Rows: of 2048 numbers these take 0.5 MB, half of what a core's second cache holds today."""
@@ -27,31 +27,6 @@ Floats = NDArray[np.float32]
 _ONES = np.ones(4, np.float32)
 
 
-def _compiled(**options: Any) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """`njit` without the GIL that keeps what it compiled: in NUMBA_CACHE_DIR, beside this file, or at home.
-
-    Where none of them can be written to, it compiles anew in each process.
-    """
-
-    def decorate(function: Callable[..., None]) -> Callable[..., None]:
-        plain: Callable[..., None] = njit(nogil=True, **options)(function)
-        try:
-            cached = njit(nogil=True, cache=True, **options)(function)
-        except RuntimeError:  # "no locator available"
-            return plain
-
-        @functools.wraps(function)
-        def call(*arguments: Any) -> None:
-            try:
-                cached(*arguments)
-            except OSError:  # of the cache: its disk is full, say
-                plain(*arguments)
-
-        return call
-
-    return decorate
-
-
 @njit(inline="always", fastmath=_FAST)
 def _term(x: Any, y: Any, one: Any, squared: Any) -> Any:
     # x * 1 - y is the same number, by a fused instruction; processors that add and multiply at a time
@@ -59,7 +34,7 @@ def _term(x: Any, y: Any, one: Any, squared: Any) -> Any:
     return abs(x * one - y) if squared is None else (x - y) * (x - y)
 
 
-@_compiled(fastmath=_FAST)
+@compiled(fastmath=_FAST)
 def _sums(queries: Any, all_rows: Any, squared: Any, unit: Any, ones: Any, out: Any) -> None:
     """Write the sums (Q, N) of `_term` over the dimensions of queries (Q, D) and rows (N, D) to `out`.
 
@@ -167,7 +142,7 @@ def _key(bits: Any, row: Any) -> Any:
     return (np.uint64(bits) << np.uint64(32)) | np.uint64(row)
 
 
-@_compiled()
+@compiled()
 def keep_all(found: Any, first: int, keys: Any) -> None:
     """Write the keys of the `found` distances (Q, B) of the rows from `first` on to uint64 `keys` (Q, N).
 
@@ -180,7 +155,7 @@ def keep_all(found: Any, first: int, keys: Any) -> None:
             keys[query, first + place] = _key(bits[query, place], first + place)
 
 
-@_compiled()
+@compiled()
 def keep_nearest(found: Any, first: int, nearest: Any) -> None:
     """Take the `found` distances (Q, B) of the rows from `first` on into the `nearest` so far.
 

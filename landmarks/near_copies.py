@@ -10,6 +10,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from landmarks.compiling import compiled
 from landmarks.cores import CORES
 
 BITS = 8
@@ -128,7 +129,7 @@ def _join(roots: Any, one: Any, other: Any) -> None:
         roots[one] = other
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def _join_near(frequencies: Any, means: Any, first: int, step: int, roots: Any) -> None:
     """Join each `step`-th row, from `first` on, with those before it that are near, in `roots` int32 (N,)."""
     for row in range(first, len(frequencies), step):
@@ -145,7 +146,7 @@ def _join_near(frequencies: Any, means: Any, first: int, step: int, roots: Any) 
                         _join(roots, row, other)
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def _join_all(others: Any, roots: Any) -> None:
     """Join in `roots` what is joined in `others`; each row then leads straight to its root."""
     for row in range(len(roots)):

@@ -13,7 +13,7 @@ import yaml
 from numba.core.caching import FunctionCache
 from PIL import Image
 
-from landmarks import kernels
+from landmarks.compiling import compiled
 
 ROOT = Path(__file__).parents[1]
 
@@ -168,7 +168,7 @@ def test_a_cache_that_fails_later_does_no_harm(monkeypatch, name, number):
 
     monkeypatch.setattr(FunctionCache, name, fail)
 
-    @kernels._compiled()
+    @compiled()
     def double(numbers):
         for place in range(len(numbers)):
             numbers[place] *= 2
