@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from landmarks.errors import InputError
 from landmarks.files import replacing
-from landmarks.folders import landmark_folders, printable, visible_files
+from landmarks.folders import EXPECTED, photo_files, printable
 from landmarks.images import Box, Crop, Source, decode, in_order
 
 HEADER = ("image_path", "class_image")
@@ -46,12 +46,11 @@ class Rejected(NamedTuple):
 def scan(images: Path, max_pixels: int, keep_copies: bool = False) -> tuple[list[Photo], list[Rejected]]:
     """Sort every file below `images` into photos and rejected files, both by path.
 
-    Each photo is proved to decode whole. Hidden files and folders are ignored. Of photos that are
+    Each photo is proved to decode whole. What is hidden or made by a system is left out. Of photos that are
     the same byte for byte the first one by path stays, unless `keep_copies`. Raises `InputError` where
-    `images` is missing, holds no class folder or no usable photo.
+    `images` is missing, holds no class folder, a linked folder or no usable photo.
     """
-    expected = landmark_folders(images)
-    files = sorted(visible_files(images), key=lambda path: path.as_posix())
+    files = photo_files(images)
     checks = in_order(lambda path: _check(path, images, max_pixels), files)
     photos: list[Photo] = []
     rejected: list[Rejected] = []
@@ -70,7 +69,7 @@ def scan(images: Path, max_pixels: int, keep_copies: bool = False) -> tuple[list
         raise InputError(
             f"{images.as_posix()}: none of its {len(files)} files is a usable photo"
             + (f" ({rejected[0].path}: {rejected[0].reason})" if rejected else "")
-            + f"; {expected}"
+            + f"; {EXPECTED.format(images.as_posix())}"
         )
     return photos, rejected
 

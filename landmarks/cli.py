@@ -6,8 +6,9 @@ import os
 import shutil
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from glob import escape, glob
-from itertools import chain, count
+from itertools import chain, count, islice
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
@@ -24,6 +25,8 @@ app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, pretty_exceptions
 app.add_typer(cli_datasets.app)
 
 MODEL = Path("models/model.safetensors")
+NAMED = 20
+"""How many of the things in the way `check` names."""
 RESULTS = ("query_path", "predicted_class", "rank", "distance", "image_path", "class_image")
 
 Photos = Annotated[
@@ -59,6 +62,47 @@ def landmarks() -> None:
       landmarks predict holiday/1.jpg
       landmarks query holiday/1.jpg --out answers
     """
+
+
+@app.command()
+def check(
+    dataset: Annotated[
+        str | None,
+        typer.Argument(help="A folder below data/. [default: that of params.yaml]", show_default=False),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Look below data/<dataset>/ for what stops or hangs DVC, or is missed by it.
+
+    Run it before `dvc add` and `dvc exp run`. Links that lead nowhere, pipes, names that are not UTF-8,
+    linked landmarks and the like are each named with what to do, and the exit code is then 1. Landmarks whose
+    names are alike are a warning. No photo is opened.
+
+    \b
+    Examples:
+      landmarks check
+      landmarks check mine
+      landmarks check --json mine
+    """
+    from landmarks import folders
+
+    name = (params.load().dataset if dataset is None else dataset).rstrip("/")
+    if name in ("", ".", "..") or "/" in name:
+        raise InputError(f"dataset: {dataset!r} is not the name of a folder below data/")
+    checked = folders.check(name, drawn=name == "demo")
+    if as_json:
+        print(json.dumps(asdict(checked)))
+    else:
+        for path, reason in islice(checked.obstacles.items(), NAMED):
+            print(f"error: {path}: {reason}", file=sys.stderr)
+        if len(checked.obstacles) > NAMED:
+            print(f"error: and {len(checked.obstacles) - NAMED} more", file=sys.stderr)
+        for warning in checked.warnings:
+            print(f"warning: {warning}", file=sys.stderr)
+        if checked.left_out:
+            print(f"{checked.images}: {checked.left_out}")
+        print(checked)
+    raise typer.Exit(min(len(checked.obstacles), 1))
 
 
 @app.command()
