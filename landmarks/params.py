@@ -47,6 +47,7 @@ class CreateCsv(Section):
     """What is accepted as a photo."""
 
     max_pixels: Count
+    merge_alike: bool
 
 
 class Split(Section):

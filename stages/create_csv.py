@@ -1,9 +1,10 @@
 """List the photos of the dataset, and the files that are not photos."""
 
 import logging
+from collections import Counter
 from pathlib import Path
 
-from landmarks import catalog, fetching, ground_truth, params
+from landmarks import catalog, fetching, folders, ground_truth, params
 from landmarks.errors import InputError, run
 
 
@@ -13,6 +14,7 @@ def main() -> None:
     judged = options.split.method == "ground_truth"
     # The ground truth says of copies, too, what they are.
     photos, rejected = catalog.scan(images, options.create_csv.max_pixels, keep_copies=judged)
+    photos = named(photos, options.create_csv.merge_alike)
     truth = read_truth(images.parent / "ground_truth.csv") if judged else {}
     ground_truth.check(truth, photos, [file.path for file in rejected])
     ground_truth.write(Path("data/ground_truth.csv"), truth)
@@ -24,6 +26,20 @@ def main() -> None:
         known = sum(Path(file.path).name in fetching.BROKEN for file in rejected)
         published = f" ({known} were published broken)" if known else ""
         logging.warning("%d files rejected%s, see data/rejected.csv", len(rejected), published)
+
+
+def named(photos: list[catalog.Photo], merge: bool) -> list[catalog.Photo]:
+    """`photos`, those of landmarks whose names are alike with the name that most of them have if `merge`."""
+    counts = Counter(photo.class_image for photo in photos)
+    names: dict[str, str] = {}
+    for group in folders.alike(counts):
+        spelled = folders.spelled(group, counts, "photo")
+        if merge:
+            logging.info("one landmark, named %a: %s", group[0], spelled)
+            names |= dict.fromkeys(group, group[0])
+        else:
+            logging.warning("alike: %s; create_csv.merge_alike: true makes them one landmark", spelled)
+    return [photo._replace(class_image=names.get(photo.class_image, photo.class_image)) for photo in photos]
 
 
 def read_truth(path: Path) -> ground_truth.GroundTruth:
