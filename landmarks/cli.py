@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from glob import escape, glob
-from itertools import chain, count, islice
+from itertools import chain, count
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
@@ -25,8 +25,6 @@ app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, pretty_exceptions
 app.add_typer(cli_datasets.app)
 
 MODEL = Path("models/model.safetensors")
-NAMED = 20
-"""How many of the things in the way `check` names."""
 RESULTS = ("query_path", "predicted_class", "rank", "distance", "image_path", "class_image")
 
 Photos = Annotated[
@@ -93,10 +91,8 @@ def check(
     if as_json:
         print(json.dumps(asdict(checked)))
     else:
-        for path, reason in islice(checked.obstacles.items(), NAMED):
-            print(f"error: {path}: {reason}", file=sys.stderr)
-        if len(checked.obstacles) > NAMED:
-            print(f"error: and {len(checked.obstacles) - NAMED} more", file=sys.stderr)
+        for line in checked.named():
+            print(f"error: {line}", file=sys.stderr)
         for warning in checked.warnings:
             print(f"warning: {warning}", file=sys.stderr)
         if checked.left_out:

@@ -8,6 +8,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 
 from landmarks.errors import InputError
@@ -34,6 +35,8 @@ LIGHTROOM = ".lrdata"  # folders of previews
 PASSED_OVER = {".git", ".hg", ".dvc", "__pycache__"}
 PASSED_OVER_SUFFIXES = (".tmp", ".partial")
 
+NAMED = 20
+"""How many obstacles are named."""
 TOLD = 8
 """How many names of what is left out are told, but for those of whole landmark folders."""
 EXPECTED = "expected one folder of photos per landmark, as in {}/<landmark>/photo.jpg"
@@ -99,6 +102,12 @@ class Checked:
             return f"{self.images}: not drawn yet, {way}"
         held = f"{_count(self.files, 'file')} in {_count(self.landmarks, 'landmark folder')}"
         return f"{self.images}: {held}, {way}"
+
+    def named(self) -> list[str]:
+        """A line for each of the first obstacles, and how many more there are."""
+        lines = [f"{path}: {reason}" for path, reason in islice(self.obstacles.items(), NAMED)]
+        more = len(self.obstacles) - len(lines)
+        return lines + [f"and {more} more"] * bool(more)
 
 
 def check(dataset: str, drawn: bool = False) -> Checked:

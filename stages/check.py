@@ -8,7 +8,7 @@ def main() -> None:
     dataset = params.load().dataset
     checked = folders.check(dataset, drawn=dataset == "demo")
     if checked.obstacles:
-        raise InputError("\n".join(f"{path}: {reason}" for path, reason in checked.obstacles.items()))
+        raise InputError("\n".join(checked.named()))
 
 
 if __name__ == "__main__":

@@ -13,8 +13,9 @@ import pytest
 from typer.testing import CliRunner
 
 from landmarks.catalog import Photo, read_photos
-from landmarks.cli import NAMED, app
+from landmarks.cli import app
 from landmarks.errors import InputError
+from landmarks.folders import NAMED
 from stages import check, create_csv
 
 ROOT = Path(__file__).parents[1]
@@ -77,6 +78,9 @@ def test_what_is_in_the_way_is_named_up_to_a_number_and_then_counted(count):
     assert len([line for line in lines if line.startswith("error: data/mine/images/a/")]) == min(count, NAMED)
     assert lines[NAMED:] == ([f"error: and {count - NAMED} more"] if count > NAMED else [])
     assert len(json.loads(ask("--json")[1])["obstacles"]) == count
+    with pytest.raises(InputError) as caught:
+        check.main()
+    assert str(caught.value).splitlines() == [line.removeprefix("error: ") for line in lines]
 
 
 def test_warnings_do_not_stop_and_json_has_all():
