@@ -7,6 +7,7 @@ export PATH := $(abspath $(VENV))/bin:$(PATH)
 .PHONY: repro test test-slow check lock screenshots
 
 repro: $(INSTALLED)
+	landmarks check
 	dvc repro
 
 test: $(INSTALLED)

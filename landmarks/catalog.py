@@ -14,7 +14,7 @@ from tqdm import tqdm
 from landmarks import near_copies
 from landmarks.errors import InputError
 from landmarks.files import replacing
-from landmarks.folders import landmark_folders, printable, visible_files
+from landmarks.folders import EXPECTED, photo_files, printable
 from landmarks.images import Box, Crop, Source, in_order, read, stored
 from landmarks.near_copies import Hashes, Near
 from landmarks.proving import prove
@@ -62,12 +62,11 @@ class Scan(NamedTuple):
 def scan(images: Path, max_pixels: int, keep_copies: bool = False) -> Scan:
     """Sort every file below `images` into photos and rejected files.
 
-    Each photo is proved to be whole. Hidden files and folders are ignored. Of photos that are the same byte
-    for byte, or upright pixel for pixel, the first one by path stays, unless `keep_copies`. Raises
-    `InputError` where `images` is missing, holds no class folder or no usable photo.
+    Each photo is proved to be whole. What is hidden or made by a system is left out. Of photos that are the
+    same byte for byte, or upright pixel for pixel, the first one by path stays, unless `keep_copies`. Raises
+    `InputError` where `images` is missing, holds no class folder, a linked folder or no usable photo.
     """
-    expected = landmark_folders(images)
-    files = sorted(visible_files(images), key=lambda path: path.as_posix())
+    files = photo_files(images)
     checks = in_order(lambda path: _check(path, images, max_pixels), files)
     whole: dict[Path, _Whole] = {}
     reasons: dict[Path, str] = {}
@@ -88,7 +87,7 @@ def scan(images: Path, max_pixels: int, keep_copies: bool = False) -> Scan:
         raise InputError(
             f"{images.as_posix()}: none of its {len(files)} files is a usable photo"
             + (f" ({rejected[0].path}: {rejected[0].reason})" if rejected else "")
-            + f"; {expected}"
+            + f"; {EXPECTED.format(images.as_posix())}"
         )
     return Scan(
         [Photo(path.as_posix(), path.relative_to(images).parts[0]) for path in whole],

@@ -7,6 +7,7 @@ import re
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
 from glob import escape, glob
 from itertools import count
 from pathlib import Path
@@ -61,6 +62,45 @@ def landmarks() -> None:
       landmarks predict holiday/1.jpg
       landmarks query holiday/1.jpg --out answers
     """
+
+
+@app.command()
+def check(
+    dataset: Annotated[
+        str | None,
+        typer.Argument(help="A folder below data/. [default: that of params.yaml]", show_default=False),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Look below data/<dataset>/ for what stops or hangs DVC, or is missed by it.
+
+    Run it before `dvc add` and `dvc exp run`. Links that lead nowhere, pipes, names that are not UTF-8,
+    linked landmarks and the like are each named with what to do, and the exit code is then 1. Landmarks whose
+    names are alike are a warning. No photo is opened.
+
+    \b
+    Examples:
+      landmarks check
+      landmarks check mine
+      landmarks check --json mine
+    """
+    from landmarks import folders
+
+    name = (params.load().dataset if dataset is None else dataset).rstrip("/")
+    if name in ("", ".", "..") or "/" in name:
+        raise InputError(f"dataset: {dataset!r} is not the name of a folder below data/")
+    checked = folders.check(name, drawn=name == "demo")
+    if as_json:
+        print(json.dumps(asdict(checked)))
+    else:
+        for line in checked.named():
+            print(f"error: {line}", file=sys.stderr)
+        for warning in checked.warnings:
+            print(f"warning: {warning}", file=sys.stderr)
+        if checked.left_out:
+            print(f"{checked.images}: {checked.left_out}")
+        print(checked)
+    raise typer.Exit(min(len(checked.obstacles), 1))
 
 
 @app.command()

@@ -1,12 +1,13 @@
 """The one typed view of `params.yaml`: unknown keys and values that are not allowed are refused."""
 
 import difflib
-import re
+import json
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
 
 from landmarks.errors import InputError
 from landmarks.rerankers import chain
@@ -48,6 +49,7 @@ class CreateCsv(Section):
     """What is accepted as a photo."""
 
     max_pixels: Count
+    merge_alike: bool
 
 
 class Split(Section):
@@ -350,15 +352,6 @@ class Params(Section):
         return self
 
 
-class _Loader(yaml.SafeLoader):
-    """YAML as DVC reads and writes it: 1e-05 is a number, which it is not to PyYAML (YAML 1.1)."""
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
-)
-
-
 def load(path: Path = PATH) -> Params:
     """Read and check all of `params.yaml`, whichever part of it the caller needs.
 
@@ -366,10 +359,11 @@ def load(path: Path = PATH) -> Params:
     `InputError` naming each parameter, the value seen and what is allowed.
     """
     try:
-        values = yaml.load(path.read_text(encoding="utf-8"), _Loader)
+        # As DVC reads it: YAML 1.2, in which 1e-05 is a number, and no and 12:30 are text.
+        values = YAML(typ="safe").load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError(f"{path}: no such file; run this in the root of the repository") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (YAMLError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: not YAML: {error}") from None
     if not isinstance(values, dict):
         raise InputError(f"{path}: holds no parameters; `git checkout {path}` restores the committed ones")
@@ -395,7 +389,11 @@ def _explain(detail: Any) -> str:
     message = detail["msg"].removeprefix("Value error, ")
     if detail["type"] == "value_error":
         return f"{name}: {message}" if name else message
-    return f"{name}: {detail['input']!r} is not allowed: {message[:1].lower()}{message[1:]}"
+    value, hint = detail["input"], ""
+    if detail["type"] == "string_type" and isinstance(value, int | float | None):
+        quoted = f'"{value if isinstance(value, float) else json.dumps(value)}"'
+        hint = f"; quote what is meant, as in -S '{name}={quoted}', or {key}: {quoted} in the file"
+    return f"{name}: {value!r} is not allowed: {message[:1].lower()}{message[1:]}{hint}"
 
 
 def _keys(parents: list[str]) -> list[str]:

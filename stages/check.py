@@ -1,15 +1,14 @@
-"""Check all parameters, and that the photos of the dataset are there, before anything runs long."""
-
-from pathlib import Path
+"""Check all parameters, and that DVC can read the photos of the dataset, before anything runs long."""
 
 from landmarks import folders, params
-from landmarks.errors import run
+from landmarks.errors import InputError, run
 
 
 def main() -> None:
     dataset = params.load().dataset
-    if dataset != "demo":  # whose photos a stage draws
-        folders.landmark_folders(Path("data", dataset, "images"))
+    checked = folders.check(dataset, drawn=dataset == "demo")
+    if checked.obstacles:
+        raise InputError("\n".join(checked.named()))
 
 
 if __name__ == "__main__":

@@ -1,9 +1,10 @@
 """List the photos of the dataset, and the files that are not photos."""
 
 import logging
+from collections import Counter
 from pathlib import Path
 
-from landmarks import catalog, fetching, ground_truth, near_copies, params
+from landmarks import catalog, fetching, folders, ground_truth, near_copies, params
 from landmarks.errors import InputError, run
 
 
@@ -15,6 +16,7 @@ def main() -> None:
     photos, rejected, contents, hashes = catalog.scan(
         images, options.create_csv.max_pixels, keep_copies=judged
     )
+    photos = named(photos, options.create_csv.merge_alike)
     truth = read_truth(images.parent / "ground_truth.csv") if judged else {}
     ground_truth.check(truth, photos, [file.path for file in rejected])
     near = near_copies.find(
@@ -48,6 +50,20 @@ def tell_near_copies(near: list[near_copies.Near]) -> None:
             "folders? See data/near_copies.csv",
             *(len(across), across[0].image_path, across[0].elsewhere),
         )
+
+
+def named(photos: list[catalog.Photo], merge: bool) -> list[catalog.Photo]:
+    """`photos`, those of landmarks whose names are alike with the name that most of them have if `merge`."""
+    counts = Counter(photo.class_image for photo in photos)
+    names: dict[str, str] = {}
+    for group in folders.alike(counts):
+        spelled = folders.spelled(group, counts, "photo")
+        if merge:
+            logging.info("one landmark, named %a: %s", group[0], spelled)
+            names |= dict.fromkeys(group, group[0])
+        else:
+            logging.warning("alike: %s; create_csv.merge_alike: true makes them one landmark", spelled)
+    return [photo._replace(class_image=names.get(photo.class_image, photo.class_image)) for photo in photos]
 
 
 def read_truth(path: Path) -> ground_truth.GroundTruth:

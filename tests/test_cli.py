@@ -63,7 +63,7 @@ def test_no_torch_is_imported_where_no_photo_needs_it(built):
     assert not modules & {"torch", "timm", "torchvision"}
 
 
-@pytest.mark.parametrize("command", ["predict", "query", "time", "evaluate-model"])
+@pytest.mark.parametrize("command", ["check", "predict", "query", "time", "evaluate-model"])
 def test_each_command_has_examples_and_json_in_its_help(ask, command):
     code, lines, _ = ask(command, "--help")
     assert code == 0

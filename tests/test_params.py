@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from dvc.utils.hydra import apply_overrides
 
 from landmarks import params
 from landmarks.errors import InputError
@@ -242,6 +243,56 @@ def test_all_that_is_wrong_is_said_at_once(load_with):
     assert len(lines) == 3
     for name in ("distance", "split.test", "color"):
         assert any(f"params.yaml: {name}: " in line for line in lines)
+
+
+TEXTS = ("dataset", "backbone", "weights", "pretrained.layer")
+
+
+def texts_set_by_dvc(path, values):
+    """Load the committed parameters with `TEXTS` set as by `dvc exp run -S`."""
+    path.write_bytes(COMMITTED.read_bytes())
+    apply_overrides(path, [f"{name}={value}" for name, value in zip(TEXTS, values, strict=True)])
+    loaded = params.load(path)
+    return [loaded.dataset, loaded.backbone, loaded.weights, loaded.pretrained.layer]
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        ("2023-05", "007", "2024-05-06", "yes"),
+        ("no", "12:30", "0x1F", "my photos"),
+        ('"2024"', '"1e3"', '"true"', '"null"'),
+        ('"no"', '"12:30:15"', '"1_000"', '".5"'),
+        ('"我的 照片"', '"Huế"', '"a,b=c"', '"x # 1"'),
+    ],
+)
+def test_text_that_dvc_sets_is_read_as_it_was_given(tmp_path, values):
+    assert texts_set_by_dvc(tmp_path / "params.yaml", values) == [value.strip('"') for value in values]
+
+
+@pytest.mark.parametrize(
+    ("values", "seen", "quoted"),
+    [
+        (
+            ("2024", "1e3", "true", "null"),
+            ("2024", "1000.0", "True", "None"),
+            ("2024", "1000.0", "true", "null"),
+        ),
+        (("1_0", "inf", "FALSE", "-7"), ("10", "inf", "False", "-7"), ("10", "inf", "false", "-7")),
+    ],
+)
+def test_text_that_dvc_takes_for_something_else_is_refused_with_how_to_quote_it(
+    tmp_path, values, seen, quoted
+):
+    path = tmp_path / "params.yaml"
+    with pytest.raises(InputError) as caught:
+        texts_set_by_dvc(path, values)
+    assert str(caught.value).splitlines() == [
+        f"{path}: {name}: {was} is not allowed: input should be a valid string; quote what is meant, as in "
+        f'-S \'{name}="{text}"\', or {name.rpartition(".")[2]}: "{text}" in the file'
+        for name, was, text in zip(TEXTS, seen, quoted, strict=True)
+    ]
+    assert texts_set_by_dvc(path, [f'"{text}"' for text in quoted]) == list(quoted)
 
 
 @pytest.mark.parametrize(
