@@ -85,6 +85,14 @@ def test_results_lead_on_going_back_works_and_an_address_says_it_all(open_page):
     assert page.title() == "Castle keep · Landmarks"
 
 
+def test_an_address_that_changes_while_the_page_loads_is_the_one_shown(open_page):
+    page = open_page()
+    page.add_init_script("addEventListener('DOMContentLoaded', () => (location.hash = '#/photo/1'))")
+    page.reload()
+    expect_reds(page, 10, 14, 20, 40)
+    playwright.expect(page.locator(".choices")).to_have_count(2)
+
+
 @pytest.mark.parametrize("kind", ["drop", "paste"])
 def test_a_photo_can_be_dropped_and_pasted(open_page, kind):
     page = open_page()

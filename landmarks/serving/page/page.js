@@ -271,6 +271,7 @@ async function loadOptions() {
 
 function methods(name, list) {
   const field = byId(`${name}s`);
+  field.querySelector(".choices")?.remove(); // loaded twice where the address changed meanwhile
   field.append(
     h("span", { class: "choices" }, list.map((method) =>
       h("label", { title: method.title || null },
