@@ -1,6 +1,9 @@
 """An index whose answers can be worked out by hand: plain photos, described by their mean colour."""
 
+import contextlib
 import io
+import os
+import shutil
 import threading
 from pathlib import Path
 
@@ -35,15 +38,15 @@ def plain(red, size=(40, 30), format="PNG"):  # noqa: A002
         return file.getvalue()
 
 
-def open_index(root, **options):
-    """The index at `root`, with `options` instead of the parameters of the same names."""
+def open_index(root, reds=None, **options):
+    """The index of `reds` of photos at `root`, with `options` instead of the parameters of the same names."""
+    reds = reds or {Photo(f"data/mine/images/{name}/{red}.png", name): red for name, red in REDS}
     sections = yaml.safe_load((Path(__file__).parents[2] / "params.yaml").read_text())
     for name, value in options.items():
         section, _, key = name.rpartition("__")
         (sections[section] if section else sections)[key] = value
-    photos = [Photo(f"data/mine/images/{name}/{red}.png", name) for name, red in REDS]
-    vectors = np.array([[red, 100, 100] for _, red in REDS], np.float32)
-    index = asking.Index(root, params.Params.model_validate(sections), vectors, photos, {"kind": "colour"})
+    vectors = np.array([[red, 100, 100] for red in reds.values()], np.float32)
+    index = asking.Index(root, params.Params.model_validate(sections), vectors, [*reds], {"kind": "colour"})
     index.__dict__["describer"] = MeanColour()
     return index
 
@@ -89,14 +92,61 @@ def plain_root(tmp_path_factory):
     return root
 
 
-@pytest.fixture(scope="session")
-def address(plain_root):
-    """The address of a running server of that index."""
+@contextlib.contextmanager
+def served(index):
+    """The address of a running server of `index`."""
     listening = serving.listen("127.0.0.1", 0)
-    app = serving.create_app(open_index(plain_root))
+    app = serving.create_app(index)
     server = uvicorn.Server(uvicorn.Config(app, log_level="warning", ws="none"))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
     thread.start()
     yield f"http://127.0.0.1:{listening.getsockname()[1]}/"
     server.should_exit = True
     thread.join()
+
+
+@pytest.fixture(scope="session")
+def address(plain_root):
+    """The address of a running server of that index."""
+    with served(open_index(plain_root)) as address:
+        yield address
+
+
+@pytest.fixture(scope="module")
+def browser():
+    chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if chromium is None:
+        pytest.skip("no Chromium here: apt-get install chromium")
+    playwright = pytest.importorskip("playwright.sync_api", reason="pip install playwright")
+    with playwright.sync_playwright() as driver:
+        # As root, which CI is, Chromium has no sandbox.
+        arguments = ["--no-sandbox"] if os.geteuid() == 0 else []
+        browser = driver.chromium.launch(executable_path=chromium, args=arguments)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def open_page(browser, address):
+    """Opens the page; at the end there was nothing on the console, and no request to another machine."""
+    said, asked, contexts = [], [], []
+
+    def opener(hash="", **options):  # noqa: A002
+        context = browser.new_context(**options)
+        contexts.append(context)
+        page = context.new_page()
+        page.set_default_timeout(10_000)
+        page.on("console", lambda message: said.append(f"{message.type}: {message.text}"))
+        page.on("pageerror", lambda error: said.append(str(error)))
+        page.on("request", lambda request: asked.append(request.url))
+        page.goto(address + hash)
+        page.wait_for_selector("#browse li, .case")
+        return page
+
+    opener.said = said
+    yield opener
+    for context in contexts:
+        context.close()
+    assert said == []
+    assert [url for url in asked if not url.startswith((address, f"blob:{address}"))] == []
+    assert asked

@@ -24,8 +24,22 @@ export const spoken = (name) => {
   return words.charAt(0).toUpperCase() + words.slice(1);
 };
 
+/** A landmark's name on the page: read from right to left, it does not turn what is around it. */
+export const named = (name, attributes) => h("bdi", attributes, spoken(name));
+
+/** The same for text where no element can be. */
+export const isolated = (text) => `\u2068${text}\u2069`;
+
+/** A name of a file or folder, which breaks at its joints first. */
+const fileNamed = (name, attributes) =>
+  h("bdi", attributes, name.split(/(?<=[_.-])/).flatMap((part) => [part, h("wbr")]));
+
 /** The last part of a path. */
-export const fileName = (path) => path.slice(path.lastIndexOf("/") + 1);
+export const fileName = (path) => fileNamed(path.slice(path.lastIndexOf("/") + 1), { class: "file" });
+
+/** The parts of a path, in their order whichever way each is read. */
+export const pathParts = (path) =>
+  path.split("/").flatMap((part, place) => [...(place ? ["/", h("wbr")] : []), fileNamed(part)]);
 
 /** A distance, or that there is none. */
 export const far = (distance) =>

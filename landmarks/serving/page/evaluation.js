@@ -1,6 +1,6 @@
 // The evaluation tab: what `dvc repro` left in reports/, drawn.
 
-import { ask, bar, count, far, fileName, h, picture, s, spoken } from "./dom.js";
+import { ask, bar, count, far, fileName, h, isolated, named, picture, s, spoken } from "./dom.js";
 
 const MATRIX = 30; // with more landmarks a matrix cannot be read, and a list of confusions is
 const CASES = 8; // queries at a time
@@ -84,7 +84,7 @@ function matrix(names, pairs, totals) {
     const queries = counts.get(`${actual}\n${predicted}`);
     if (!queries) return h("td", {}, h("span", { class: "hidden" }, "0"));
     const td = h("td", { class: actual === predicted ? "right" : "wrong" },
-      h("a", { href: here({ actual, predicted }), title: `${spoken(actual)}, taken for ${spoken(predicted)}` }, queries));
+      h("a", { href: here({ actual, predicted }), title: `${isolated(spoken(actual))}, taken for ${isolated(spoken(predicted))}` }, queries));
     td.style.setProperty("--share", queries / totals.get(actual));
     return td;
   };
@@ -92,9 +92,9 @@ function matrix(names, pairs, totals) {
   const legend = h("p", { class: "small" }, "A row for the landmark of the query, a column for what it was taken for.");
   const table = h("div", { class: "scroll", tabindex: "0", role: "group", "aria-labelledby": "confusion-title" },
     h("table", { class: "matrix", "aria-labelledby": "confusion-title" },
-      h("thead", {}, h("tr", {}, h("td", {}), names.map((name) => h("th", { scope: "col" }, h("span", {}, spoken(name)))))),
+      h("thead", {}, h("tr", {}, h("td", {}), names.map((name) => h("th", { scope: "col", title: name }, named(name))))),
       h("tbody", {}, rows.map((actual) =>
-        h("tr", {}, h("th", { scope: "row" }, spoken(actual)), names.map((predicted) => cell(actual, predicted)))))));
+        h("tr", {}, h("th", { scope: "row", title: actual }, named(actual)), names.map((predicted) => cell(actual, predicted)))))));
   return [legend, table];
 }
 
@@ -104,7 +104,7 @@ function worstPairs(pairs, totals) {
     h("caption", {}, wrong.length > 20 ? "The most frequent." : "All that occur."),
     h("thead", {}, h("tr", {}, ["Landmark", "Taken for", "Queries"].map((name) => h("th", { scope: "col" }, name)))),
     h("tbody", {}, wrong.slice(0, 20).map(({ actual, predicted, queries }) =>
-      h("tr", {}, h("td", {}, spoken(actual)), h("td", {}, spoken(predicted)),
+      h("tr", {}, h("td", { title: actual }, named(actual)), h("td", { title: predicted }, named(predicted)),
         h("td", { class: "figure" }, h("a", { href: here({ actual, predicted }) }, `${queries} of ${totals.get(actual)}`))))));
 }
 
@@ -171,7 +171,7 @@ function scores(landmarks) {
     });
     body.replaceChildren(...ordered.map((score) =>
       h("tr", {},
-        h("th", { scope: "row" }, h("a", { href: here({ actual: score.landmark }) }, spoken(score.landmark))),
+        h("th", { scope: "row" }, h("a", { href: here({ actual: score.landmark }), title: score.landmark }, named(score.landmark))),
         h("td", { class: "figure" }, score.queries),
         measure(score.accuracy), measure(score.average_precision))));
     heads.forEach((head, place) => {
@@ -201,10 +201,10 @@ async function showCases(place, params, signal) {
     return total;
   }
   const total = await load();
-  const title = !kind.actual ? "Worst queries"
-    : !kind.predicted ? `Queries of ${spoken(kind.actual)}`
-    : kind.actual === kind.predicted ? `${spoken(kind.actual)}, recognised`
-    : `${spoken(kind.actual)}, taken for ${spoken(kind.predicted)}`;
+  const title = !kind.actual ? ["Worst queries"]
+    : !kind.predicted ? ["Queries of ", named(kind.actual)]
+    : kind.actual === kind.predicted ? [named(kind.actual), ", recognised"]
+    : [named(kind.actual), ", taken for ", named(kind.predicted)];
   place.replaceChildren(
     h("div", { class: "title" },
       h("h2", { id: "cases-title", tabindex: "-1" }, title),
@@ -225,10 +225,11 @@ function drawCase(query) {
     h("a", { class: "who", href: `#/query/${query.number}`, title: query.path },
       picture(`/api/evaluation/queries/${query.number}/thumbnail`, `Query, a photo of ${spoken(query.landmark)}`),
       h("span", { class: "text" },
-        h("span", { class: "name" }, spoken(query.landmark)),
+        named(query.landmark, { class: "name" }),
         h("span", { class: right ? "said right" : "said wrong" },
-          right ? "✓ recognised" : `✕ taken for ${spoken(query.predicted)}`),
-        h("span", { class: "small" }, fileName(query.path), query.precision !== null && ` · AP ${query.precision.toFixed(2)}`))),
+          right ? "✓ recognised" : ["✕ taken for ", named(query.predicted)]),
+        h("span", { class: "detail" }, fileName(query.path),
+          query.precision !== null && h("span", { class: "far" }, `AP ${query.precision.toFixed(2)}`)))),
     h("ol", { class: "strip" }, query.results.map((found) => drawFound(found, found.landmark === query.landmark))));
 }
 
@@ -236,7 +237,7 @@ function drawFound(found, right) {
   const inside = [
     found.row === null ? h("span", { class: "frame gone" }, h("span", {}, "Not in the index")) : picture(`/api/photos/${found.row}/thumbnail`, `Photo of ${spoken(found.landmark)}`),
     h("span", { class: "name" }, h("span", { class: right ? "mark right" : "mark wrong" }, right ? "✓" : "✕"),
-      h("span", { class: "hidden" }, right ? " right: " : " wrong: "), spoken(found.landmark)),
+      h("span", { class: "hidden" }, right ? " right: " : " wrong: "), named(found.landmark)),
     h("span", { class: "small" }, far(found.distance)),
   ];
   return h("li", { class: right ? "right" : "wrong" },

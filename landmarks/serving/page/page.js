@@ -1,11 +1,12 @@
 // The query tab, and which tab is shown. The address after # says everything, so back and links work:
 // #/photo/12?distance=L2&rerank=two, #/query/3 (of the evaluation), #/upload/1, #/evaluation.
 
-import { ask, bar, count, far, fileName, h, picture, spoken } from "./dom.js";
+import { ask, bar, count, far, fileName, h, isolated, named, pathParts, picture, spoken } from "./dom.js";
 import { showEvaluation } from "./evaluation.js";
 
 const PAGE = 24; // photos of the index at a time
 const RESULTS = [12, 48, 200];
+const LONG = 40; // characters of a landmark, beyond which it is no headline
 
 const byId = (id) => document.getElementById(id);
 const still = matchMedia("(prefers-reduced-motion: reduce)");
@@ -66,7 +67,7 @@ async function show() {
     if (here) link.setAttribute("aria-current", "page");
     else link.removeAttribute("aria-current");
   }
-  problem(null);
+  problem();
   if (clicked && !(evaluation && params.size)) scrollTo(0, 0);
   try {
     if (evaluation) await busy(showEvaluation(byId("evaluation"), params, signal), signal);
@@ -125,23 +126,25 @@ function showPhoto(source) {
   const name = source.file ? source.file.name || "pasted photo" : "";
   byId("photo").replaceChildren(
     picture(url, name ? `The photo that is asked about: ${name}` : "The photo that is asked about", { lazy: false }),
-    h("figcaption", {}, name),
+    h("figcaption", {}, h("bdi", {}, name)),
   );
 }
 
 function fill(answer, how, again) {
   const { landmark, query, votes, results } = answer;
   const heading = byId("landmark");
-  heading.textContent = landmark === null ? "No landmark" : spoken(landmark);
+  heading.replaceChildren(landmark === null ? "No landmark" : named(landmark));
+  heading.classList.toggle("long", heading.textContent.length > LONG);
   byId("verdict-label").textContent = landmark === null ? "The photo resembles" : "Predicted landmark";
   document.title = `${heading.textContent} · Landmarks`;
-  if (query) byId("photo").querySelector("figcaption").textContent = query.path;
+  if (query) byId("photo").querySelector("figcaption").replaceChildren(...pathParts(query.path));
 
   const right = query && query.landmark === landmark;
   byId("truth").hidden = !query;
   byId("truth").className = right ? "truth right" : "truth wrong";
   if (query) {
-    byId("truth").textContent = right ? "✓ as it is catalogued" : `✕ it is catalogued as ${spoken(query.landmark)}`;
+    byId("truth").replaceChildren(
+      ...(right ? ["✓ as it is catalogued"] : ["✕ it is catalogued as ", named(query.landmark)]));
   }
 
   const total = votes.reduce((sum, vote) => sum + vote.votes, 0);
@@ -150,7 +153,7 @@ function fill(answer, how, again) {
     h("caption", { class: "hidden" }, "Votes of the nearest photos"),
     h("tbody", {}, votes.map((vote) =>
       h("tr", {},
-        h("th", { scope: "row" }, spoken(vote.landmark)),
+        h("th", { scope: "row", title: vote.landmark }, named(vote.landmark)),
         h("td", { class: "wide" }, bar(vote.votes / total)),
         h("td", { class: "figure" }, `${vote.votes} of ${total}`)))),
   );
@@ -160,7 +163,7 @@ function fill(answer, how, again) {
     `Answered in ${Math.max(1, Math.round(answer.milliseconds.describe + answer.milliseconds.search))} ms.`;
 
   byId("legend").hidden = landmark === null;
-  byId("legend").textContent = heading.textContent;
+  byId("legend").replaceChildren(h("bdi", {}, heading.textContent));
   byId("asked").classList.remove("waiting");
   arrange(results, landmark, how, again);
   const next = RESULTS.find((top) => top > how.top);
@@ -212,8 +215,8 @@ function resultTile(result) {
     h("a", { title: result.path },
       picture(`/api/photos/${result.row}/thumbnail`, `Photo of ${spoken(result.landmark)}`),
       h("span", { class: "rank" }),
-      h("span", { class: "name" }, spoken(result.landmark)),
-      h("span", { class: "detail" }, h("span", { class: "file" }, fileName(result.path)),
+      named(result.landmark, { class: "name" }),
+      h("span", { class: "detail" }, fileName(result.path),
         h("span", { class: "move" }), h("span", { class: "far", title: "Distance" }))));
 }
 
@@ -240,8 +243,8 @@ async function browse(more) {
     h("li", { class: "tile" },
       h("a", { href: `#/photo/${photo.row}`, title: photo.path },
         picture(`/api/photos/${photo.row}/thumbnail`, `Photo of ${spoken(photo.landmark)}`),
-        h("span", { class: "name" }, spoken(photo.landmark)),
-        h("span", { class: "detail" }, h("span", { class: "file" }, fileName(photo.path))))));
+        named(photo.landmark, { class: "name" }),
+        h("span", { class: "detail" }, fileName(photo.path)))));
   if (more) byId("browse").append(...tiles);
   else byId("browse").replaceChildren(...tiles);
   if (more) tiles[0]?.querySelector("a").focus();
@@ -261,13 +264,14 @@ async function loadOptions() {
   methods("rerank", loaded.reranks);
   byId("pick").replaceChildren(
     h("option", { value: "" }, `All ${loaded.landmarks.length}`),
-    ...loaded.landmarks.map((one) => h("option", { value: one.name }, `${spoken(one.name)} (${one.photos})`)),
+    ...loaded.landmarks.map((one) => h("option", { value: one.name }, `${isolated(spoken(one.name))} (${one.photos})`)),
   );
   return loaded;
 }
 
 function methods(name, list) {
   const field = byId(`${name}s`);
+  field.querySelector(".choices")?.remove(); // loaded twice where the address changed meanwhile
   field.append(
     h("span", { class: "choices" }, list.map((method) =>
       h("label", { title: method.title || null },
@@ -291,7 +295,7 @@ function choose(change) {
 function upload(file) {
   if (!file) return;
   if (options && file.size > options.max_bytes) {
-    problem(`${file.name || "The photo"} has ${Math.ceil(file.size / 2 ** 20)} MB, more than ${options.max_bytes >> 20}.`);
+    problem(h("bdi", {}, file.name || "The photo"), ` has ${Math.ceil(file.size / 2 ** 20)} MB, more than ${options.max_bytes >> 20}.`);
     return;
   }
   const id = String(uploads.size + 1);
@@ -330,9 +334,9 @@ byId("file").addEventListener("change", (event) => {
 
 // ---- the rest
 
-function problem(message) {
-  byId("problem").hidden = message === null;
-  byId("problem").textContent = message ?? "";
+function problem(...message) {
+  byId("problem").hidden = !message.length;
+  byId("problem").replaceChildren(...message);
 }
 
 /** Show that something is under way, unless it is over at once. */
