@@ -13,7 +13,8 @@ from tqdm import tqdm
 
 from landmarks.errors import InputError
 from landmarks.files import replacing
-from landmarks.images import Box, Crop, Source, decode, in_order
+from landmarks.images import Box, Crop, Source, in_order, stored
+from landmarks.proving import prove
 
 HEADER = ("image_path", "class_image")
 BOX = ("x1", "y1", "x2", "y2")
@@ -119,9 +120,9 @@ def _check(path: Path, images: Path, max_pixels: int) -> tuple[bytes, str]:
     if "\r" in path.as_posix():  # which Python's CSV writer leaves unquoted
         return b"", "its name has a carriage return"
     try:
-        decode(path, max_pixels)
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").digest(), ""
+        content = stored(path)
+        prove(content, max_pixels)
+        return hashlib.sha256(content).digest(), ""
     except (ValueError, OSError) as error:
         return b"", str(error)
 
