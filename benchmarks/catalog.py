@@ -13,7 +13,7 @@ import numpy as np
 from common import paired, peak_memory, ratio, report
 from PIL import Image
 
-from landmarks import catalog, images, near_copies
+from landmarks import images, near_copies, scanning
 
 MAX_PIXELS = 80_000_000
 LANDMARKS = 50
@@ -57,7 +57,7 @@ def draw(seed: int) -> Image.Image:
 
 def decoded_and_digested(root: Path) -> None:
     def check(path: Path) -> bytes:
-        images.decode(path, MAX_PIXELS)
+        images.decode(path)
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").digest()
 
@@ -65,7 +65,7 @@ def decoded_and_digested(root: Path) -> None:
 
 
 def scanned(root: Path) -> None:
-    photos, _, _, hashes = catalog.scan(root, MAX_PIXELS)
+    photos, _, _, hashes = scanning.scan(root, MAX_PIXELS)
     near_copies.find([photo.image_path for photo in photos], [photo.class_image for photo in photos], hashes)
 
 

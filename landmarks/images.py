@@ -1,6 +1,7 @@
 """Photos from files to arrays: decode, orient, resize; many at a time."""
 
 import io
+import re
 import struct
 import warnings
 from collections import deque
@@ -10,12 +11,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import BinaryIO, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, TiffImagePlugin, UnidentifiedImageError
 
+from landmarks import tiffs
 from landmarks.cores import CORES
 from landmarks.errors import InputError
 
@@ -26,8 +28,12 @@ of a descriptor to that of the photo decoded whole is then above 0.999; with 2 i
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF")
 
+_BEGINNINGS = re.compile(rb"\xff\xd8\xff|\x89PNG|RIFF....WEBP|BM|II|MM", re.DOTALL)
+
 # Size is judged by `create_csv.max_pixels`; Pillow's error, at twice its warning, stays in force.
 warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+# Of broken tags it warns without a name; where they matter the photo is rejected with a reason.
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.TiffImagePlugin")
 
 _UPRIGHT: dict[object, Image.Transpose] = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -59,19 +65,16 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-def decode(source: Stored, max_pixels: int | None = None, at_least: int | None = None) -> Image.Image:
+def decode(source: Stored, at_least: int | None = None) -> Image.Image:
     """The first frame of the photo `source`, in whatever mode it is stored, decoded to the last pixel.
 
     Where a JPEG's sides stay `at_least` that long it is decoded at 1/2, 1/4 or 1/8 of its size, which
     costs a fraction of the time.
 
     The format is told by the content, not by the name. Raises `ValueError` with the reason, without
-    the path, where the file is not a whole photo in one of `FORMATS` or has over `max_pixels` pixels.
+    the path, where the file is not a photo in one of `FORMATS` that Pillow decodes.
     """
-    with _opened(source) as image:
-        width, height = _extent(image)
-        if max_pixels is not None and width * height > max_pixels:
-            raise ValueError(f"{width}x{height} is more than create_csv.max_pixels ({max_pixels})")
+    with opened(source) as image:
         if at_least:
             image.draft(None, (at_least, at_least))
         image.load()
@@ -83,7 +86,7 @@ def dimensions(source: Stored) -> tuple[int, int]:
 
     Raises `ValueError` as `decode` does.
     """
-    with _opened(source) as image:
+    with opened(source) as image:
         return _extent(image)
 
 
@@ -97,34 +100,49 @@ def _extent(image: Image.Image) -> tuple[int, int]:
     return width, height
 
 
+@contextmanager
+def opened(source: Stored, max_pixels: int | None = None) -> Iterator[Image.Image]:
+    """Open the photo `source`, its header read; raises `ValueError` as `decode` does, until it is closed.
+
+    Raises it, too, where the photo has over `max_pixels` pixels.
+    """
+    with _file(source) as file:
+        try:
+            image = Image.open(file, formats=FORMATS)
+        except UnidentifiedImageError:
+            raise ValueError(_unknown(file)) from None
+        if isinstance(image, TiffImagePlugin.TiffImageFile) and tiffs.misread(image.tag_v2):
+            raise ValueError(_unread(image.tag_v2))
+        width, height = _extent(image)
+        if max_pixels is not None and width * height > max_pixels:
+            raise ValueError(f"{width}x{height} is more than create_csv.max_pixels ({max_pixels})")
+        yield image
+
+
 def stored(path: Path) -> bytes:
-    """The content of the file `path`. Raises `ValueError` with the reason, without the path."""
-    with _explained():
-        if path.exists() and not path.is_file():
-            raise ValueError("not a regular file")  # a pipe, say, which would be waited on for ever
-        return path.read_bytes()
+    """The content of the file `path`, or its first bytes where they tell that it is no photo.
+
+    A film among the photos may be larger than the memory. Raises `ValueError` as `decode` does.
+    """
+    with _file(path) as file:
+        beginning = file.read(64)
+        if not _BEGINNINGS.match(beginning):
+            return beginning
+        file.seek(0)
+        return file.read()
 
 
 @contextmanager
-def _opened(source: Stored) -> Iterator[Image.Image]:
-    """Open the photo `source`, its header read; whatever Pillow raises becomes a `ValueError`."""
-    with _explained():
+def _file(source: Stored) -> Iterator[BinaryIO]:
+    """Open `source`; whatever the system or Pillow raises meanwhile becomes a `ValueError`."""
+    try:
         if isinstance(source, Path) and source.exists() and not source.is_file():
             raise ValueError("not a regular file")  # a pipe, say, which would be waited on for ever
         with io.BytesIO(source) if isinstance(source, bytes) else source.open("rb") as file:
             if not file.read(1):
                 raise ValueError("empty file")
             file.seek(0)
-            yield Image.open(file, formats=FORMATS)
-
-
-@contextmanager
-def _explained() -> Iterator[None]:
-    """Turn what reading and decoding a photo raise into a `ValueError` with the reason."""
-    try:
-        yield
-    except UnidentifiedImageError:
-        raise ValueError(f"not an image in one of the formats {', '.join(FORMATS)}") from None
+            yield file
     except Image.DecompressionBombError:
         raise ValueError(
             f"decompression bomb: more than Pillow's limit of {2 * (Image.MAX_IMAGE_PIXELS or 0)} pixels"
@@ -133,18 +151,35 @@ def _explained() -> Iterator[None]:
         raise ValueError("no such file") from None
     except MemoryError:
         raise ValueError("does not fit into memory") from None
-    except (OSError, SyntaxError, EOFError, IndexError, TypeError) as error:
+    except (OSError, SyntaxError, EOFError, LookupError, TypeError, OverflowError) as error:
         # Pillow's plugins raise any of these on broken content.
         reason = error.strerror if isinstance(error, OSError) and error.strerror else error
         raise ValueError(f"does not decode: {reason}") from None
 
 
+def _unknown(file: BinaryIO) -> str:
+    """Why Pillow does not know the format of `file`."""
+    file.seek(0)
+    beginning = file.read(4)
+    if beginning == tiffs.BIG_BIG_ENDIAN:
+        return "does not decode: a BigTIFF of big-endian byte order is not read; save it as PNG"
+    if tags := tiffs.directory(file):
+        return _unread(tags)
+    if beginning in tiffs.BEGINNINGS:
+        return "does not decode: a TIFF whose first page is missing or broken"
+    return f"not an image in one of the formats {', '.join(FORMATS)}"
+
+
+def _unread(tags: TiffImagePlugin.ImageFileDirectory_v2) -> str:
+    return f"does not decode: a TIFF of {tiffs.samples(tags)} is not read; save it as PNG"
+
+
 def read(source: Source, at_least: int | None = None) -> Image.Image:
     """The photo `source` upright (by its EXIF orientation) in mode RGB, `at_least` as in `decode`.
 
-    16-bit greys are scaled to 8 bits; transparent pixels show white. The box of a `Crop` is rounded to
-    whole pixels and clipped to the photo. Raises `InputError` naming the file where it does not decode,
-    or the box is empty.
+    Greys of more than 8 bits are scaled to 8 (16 bits by `tiffs.white`, floating point by the largest value);
+    transparent pixels show white. The box of a `Crop` is rounded to whole pixels and clipped to the photo.
+    Raises `InputError` naming the file where it does not decode, or the box is empty.
     """
     if isinstance(source, Crop):
         # Decoded whole: the box is in its pixels, and what is cut out may be small.
@@ -169,14 +204,18 @@ def _cropped(image: Image.Image, crop: Crop) -> Image.Image:
 
 def to_rgb(image: Image.Image) -> Image.Image:
     """`image` upright (by its EXIF orientation) in mode RGB."""
-    turn = _UPRIGHT.get(_orientation(image))
+    tags = image.tag_v2 if isinstance(image, TiffImagePlugin.TiffImageFile) else {}
+    turn = upright(image)
     if turn is not None:
         image = image.transpose(turn)
     if image.mode.startswith(("I", "F")):
         # Pillow's own conversion clips 16 bits at 255 instead of scaling them.
         grey = np.nan_to_num(np.asarray(image, dtype=np.float32), posinf=0, neginf=0)
-        top = 65535 if image.mode.startswith("I") else max(float(grey.max()), 1e-12)
-        return Image.fromarray((grey.clip(0, top) * (255 / top)).round().astype(np.uint8)).convert("RGB")
+        largest = float(grey.max())
+        top = tiffs.white(tags, int(largest)) if image.mode.startswith("I") else max(largest, 1e-12)
+        shown = (grey.clip(0, top) * (255 / top)).round().astype(np.uint8)
+        inverted = tags.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION) == tiffs.WHITE_IS_ZERO
+        return Image.fromarray(~shown if inverted else shown).convert("RGB")
     if image.has_transparency_data:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, "white")
@@ -184,13 +223,13 @@ def to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def _orientation(image: Image.Image) -> object:
-    """The EXIF orientation, or None where there is none or the block is broken.
+def upright(image: Image.Image) -> Image.Transpose | None:
+    """What turns `image` upright by its EXIF orientation; None where there is none or the block is broken.
 
     `ImageOps.exif_transpose` also writes the whole block anew, which any odd entry in it makes fail.
     """
     try:
-        return image.getexif().get(ExifTags.Base.Orientation)
+        return _UPRIGHT.get(image.getexif().get(ExifTags.Base.Orientation))
     except (SyntaxError, OSError, ValueError, TypeError, LookupError, struct.error):
         return None
 

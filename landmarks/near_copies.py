@@ -3,13 +3,14 @@
 from collections import defaultdict
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, NamedTuple
+from typing import Any
 
 import cv2
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from landmarks.catalog import Near
 from landmarks.compiling import compiled
 from landmarks.cores import CORES
 
@@ -22,17 +23,6 @@ _TILE = 1024
 
 Hashes = NDArray[np.uint64]
 """(N, 2): of each photo the hash of its frequencies and the hash of its mean brightness."""
-
-
-class Near(NamedTuple):
-    """A row of `data/near_copies.csv`: a photo that has near-copies."""
-
-    image_path: str
-    class_image: str
-    group: str
-    """The path of the first photo of its landmark that it is a near-copy of, over others too; '' for none."""
-    elsewhere: str
-    """The path of the most similar near-copy in another landmark, '' for none."""
 
 
 def hashed(grey: NDArray[np.uint8]) -> tuple[int, int]:

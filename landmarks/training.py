@@ -34,7 +34,7 @@ from torchvision.transforms import v2
 from torchvision.utils import make_grid
 from tqdm import tqdm
 
-from landmarks import engines, images, losses, pooling, trunks
+from landmarks import engines, images, losses, pooling, tiffs, trunks
 from landmarks.catalog import Photo, numbered
 from landmarks.describers import Whitened
 from landmarks.errors import InputError
@@ -306,7 +306,7 @@ def identity(train: Sequence[Photo], val: Sequence[Photo], parameters: dict[str,
                 f"{photo.image_path}: gone or not readable ({error.strerror}); run `dvc repro` again"
             ) from None
     code = (__file__, losses.__file__, trunks.__file__, pooling.__file__, engines.__file__, images.__file__)
-    for source in (*code, *([weights] if Path(weights).is_file() else [])):
+    for source in (*code, tiffs.__file__, *([weights] if Path(weights).is_file() else [])):
         digest.update(sha256(Path(source)).encode())
     versions = [module.__version__ for module in (torch, torchvision, timm, PIL)]
     versions.append(losses.LIBRARY_VERSION)

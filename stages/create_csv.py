@@ -4,7 +4,7 @@ import logging
 from collections import Counter
 from pathlib import Path
 
-from landmarks import catalog, fetching, folders, ground_truth, near_copies, params
+from landmarks import catalog, fetching, folders, ground_truth, near_copies, params, scanning
 from landmarks.errors import InputError, run
 
 
@@ -13,7 +13,7 @@ def main() -> None:
     images = Path("data", options.dataset, "images")
     judged = options.split.method == "ground_truth"
     # The ground truth says of copies, too, what they are.
-    photos, rejected, contents, hashes = catalog.scan(
+    photos, rejected, contents, hashes = scanning.scan(
         images, options.create_csv.max_pixels, keep_copies=judged
     )
     photos = named(photos, options.create_csv.merge_alike)
@@ -24,7 +24,7 @@ def main() -> None:
     )
     ground_truth.write(Path("data/ground_truth.csv"), truth)
     catalog.write_catalog(Path("data/catalog.csv"), photos, contents)
-    catalog.write_rows(Path("data/near_copies.csv"), near_copies.Near._fields, near)
+    catalog.write_rows(Path("data/near_copies.csv"), catalog.Near._fields, near)
     catalog.write_rows(Path("data/rejected.csv"), catalog.Rejected._fields, rejected)
     classes = {photo.class_image for photo in photos}
     logging.info("%d photos of %d landmarks", len(photos), len(classes))
@@ -35,7 +35,7 @@ def main() -> None:
     tell_near_copies(near)
 
 
-def tell_near_copies(near: list[near_copies.Near]) -> None:
+def tell_near_copies(near: list[catalog.Near]) -> None:
     grouped = [photo.group for photo in near if photo.group]
     if grouped:
         logging.info(

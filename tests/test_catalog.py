@@ -1,294 +1,25 @@
-import io
-import os
-import shutil
-import struct
-import zlib
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
 
-from landmarks import catalog
 from landmarks.catalog import (
     HEADER,
     Photo,
-    Rejected,
     numbered,
+    read_catalog,
+    read_groups,
     read_photos,
+    write_catalog,
     write_photos,
     write_rows,
 )
 from landmarks.errors import InputError
 from landmarks.images import Crop
 
-IMAGES = Path("data/x/images")
-LIMIT = 64 * 48
-
-
-def scan(*arguments, **options):
-    """The photos and the rejected files, which most tests are about."""
-    return catalog.scan(*arguments, **options)[:2]
-
-
-NOISE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (48, 64, 3), dtype=np.uint8))
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF")
-
-
-def encoded(kind, image=NOISE, **save):
-    file = io.BytesIO()
-    image.save(file, kind, **save)
-    return file.getvalue()
-
-
-def png(width, height):
-    """A PNG whose header promises width x height pixels, with hardly any behind it."""
-
-    def chunk(kind, data):
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    parts = chunk(b"IHDR", header), chunk(b"IDAT", zlib.compress(bytes(100))), chunk(b"IEND", b"")
-    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
-
-
-def put(name, content):
-    path = IMAGES / name
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(content)
-    return path.as_posix()
-
 
 @pytest.fixture(autouse=True)
 def root(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    IMAGES.mkdir(parents=True)
-
-
-@pytest.fixture
-def good(make_photo):
-    return Photo(make_photo(IMAGES / "a/good.jpg").as_posix(), "a")
-
-
-def test_the_class_of_a_photo_is_the_first_folder_however_deep_it_lies(make_photo):
-    for i, name in enumerate(["b/1.jpg", "a/x/y/2.jpg", "a/b/3.jpg", "a/0.jpg"]):
-        make_photo(IMAGES / name, seed=i)
-    photos, rejected = scan(IMAGES, LIMIT)
-    assert photos == [
-        Photo("data/x/images/a/0.jpg", "a"),
-        Photo("data/x/images/a/b/3.jpg", "a"),
-        Photo("data/x/images/a/x/y/2.jpg", "a"),
-        Photo("data/x/images/b/1.jpg", "b"),
-    ]
-    assert rejected == []
-
-
-@pytest.mark.parametrize("name", ["photo.jpg", "photo.png", "photo.txt", "photo"])
-@pytest.mark.parametrize("kind", FORMATS)
-def test_a_photo_is_told_by_its_content_not_by_its_name(kind, name):
-    path = put(f"a/{name}", encoded(kind))
-    assert scan(IMAGES, LIMIT) == ([Photo(path, "a")], [])
-
-
-@pytest.mark.parametrize(
-    "content",
-    [
-        pytest.param(encoded("PNG", save_all=True, append_images=[NOISE.rotate(90)]), id="animated PNG"),
-        pytest.param(encoded("WEBP", save_all=True, append_images=[NOISE.rotate(90)]), id="animated WebP"),
-        pytest.param(encoded("MPO", save_all=True, append_images=[NOISE.rotate(90)]), id="stereo JPEG"),
-    ],
-)
-def test_photos_of_several_frames_are_photos(content):
-    path = put("a/photo", content)
-    assert scan(IMAGES, LIMIT) == ([Photo(path, "a")], [])
-
-
-UNKNOWN = "not an image in one of the formats JPEG, PNG, WEBP, BMP, TIFF"
-
-
-@pytest.mark.parametrize(
-    ("content", "reason"),
-    [
-        pytest.param(b"", "empty file", id="empty"),
-        pytest.param(b"\n", UNKNOWN, id="one byte"),
-        pytest.param(b"Tower of London, 1897", UNKNOWN, id="text"),
-        pytest.param(b"<!DOCTYPE html><title>404 Not Found</title>", UNKNOWN, id="web page"),
-        pytest.param(b"<svg xmlns='http://www.w3.org/2000/svg'/>", UNKNOWN, id="SVG"),
-        pytest.param(bytes(1000), UNKNOWN, id="zeros"),
-        pytest.param(encoded("GIF", NOISE.convert("P")), UNKNOWN, id="GIF"),
-        pytest.param(encoded("ICO"), UNKNOWN, id="icon"),
-        pytest.param(encoded("PPM"), UNKNOWN, id="PPM"),
-        pytest.param(
-            png(20000, 20000), "decompression bomb: more than Pillow's limit of 178956970 pixels", id="bomb"
-        ),
-        pytest.param(png(65, 48), "65x48 is more than create_csv.max_pixels (3072)", id="large"),
-        pytest.param(
-            encoded("JPEG", NOISE.resize((64, 49))),
-            "64x49 is more than create_csv.max_pixels (3072)",
-            id="large JPEG",
-        ),
-    ],
-)
-def test_what_is_no_photo_is_rejected_with_its_reason(good, content, reason):
-    path = put("b/bad.jpg", content)
-    assert scan(IMAGES, LIMIT) == ([good], [Rejected(path, reason)])
-
-
-@pytest.mark.parametrize("share", [0.02, 0.5, 0.97])
-@pytest.mark.parametrize("kind", FORMATS)
-def test_a_truncated_photo_is_rejected(good, kind, share):
-    content = encoded(kind)
-    path = put("b/bad.jpg", content[: round(share * len(content))])
-    photos, [rejected] = scan(IMAGES, LIMIT)
-    assert photos == [good]
-    assert rejected.path == path
-    assert rejected.reason.startswith("does not decode: ") or rejected.reason == UNKNOWN
-
-
-def test_a_photo_that_ends_before_its_promised_pixels_is_rejected(good):
-    path = put("b/bad.png", png(64, 48))
-    photos, [rejected] = scan(IMAGES, LIMIT)
-    assert (photos, rejected.path) == ([good], path)
-    assert rejected.reason.startswith("does not decode: ")
-
-
-def test_a_photo_that_cannot_be_read_is_rejected_with_what_the_system_says(good, monkeypatch):
-    path = put("b/locked.jpg", encoded("JPEG"))
-    opens = Path.open
-
-    def refuse(self, *args, **kwargs):
-        if self.name == "locked.jpg":
-            raise PermissionError(13, "Permission denied", str(self))
-        return opens(self, *args, **kwargs)
-
-    monkeypatch.setattr(Path, "open", refuse)
-    assert scan(IMAGES, LIMIT) == ([good], [Rejected(path, "does not decode: Permission denied")])
-
-
-def test_a_folder_that_cannot_be_read_is_an_error_that_names_it(good, monkeypatch):
-    put("b/inner/photo.jpg", encoded("JPEG"))
-    scans = os.scandir
-
-    def refuse(path="."):
-        if str(path).endswith("inner"):
-            raise PermissionError(13, "Permission denied", str(path))
-        return scans(path)
-
-    monkeypatch.setattr(os, "scandir", refuse)
-    with pytest.raises(InputError, match=r"data/x/images/b/inner: .*Permission denied"):
-        scan(IMAGES, LIMIT)
-
-
-def test_a_link_to_a_photo_that_is_gone_is_rejected(good):
-    path = IMAGES / "b/gone.jpg"
-    path.parent.mkdir()
-    path.symlink_to("elsewhere.jpg")
-    assert scan(IMAGES, LIMIT) == ([good], [Rejected(path.as_posix(), "no such file")])
-
-
-def test_a_photo_in_no_class_folder_is_rejected(good):
-    path = put("loose.jpg", encoded("JPEG"))
-    assert scan(IMAGES, LIMIT) == ([good], [Rejected(path, "lies in no class folder")])
-
-
-@pytest.mark.parametrize("name", [b"a/caf\xe9.jpg", b"caf\xe9/photo.jpg"], ids=["file", "class"])
-def test_a_name_that_is_not_utf8_is_rejected_and_can_be_written(good, name):
-    try:
-        put(os.fsdecode(name), encoded("JPEG"))
-    except OSError:
-        pytest.skip("this file system has UTF-8 names only")
-    photos, rejected = scan(IMAGES, LIMIT)
-    assert photos == [good]
-    written = name.decode("utf-8", "backslashreplace")
-    assert rejected == [Rejected(f"data/x/images/{written}", "its name is not UTF-8")]
-    assert "\\xe9" in written
-    write_rows(Path("rejected.csv"), Rejected._fields, rejected)
-    assert "its name is not UTF-8" in Path("rejected.csv").read_text(encoding="utf-8")
-
-
-@pytest.mark.parametrize("copy", ["a/good copy.jpg", "a/x/photo.png", "b/photo.jpg"])
-def test_a_copy_is_rejected_and_names_the_first_also_across_classes(good, copy):
-    path = put(copy, Path(good.image_path).read_bytes())
-    first = min(path, good.image_path)
-    photos, rejected = scan(IMAGES, LIMIT)
-    assert [photo.image_path for photo in photos] == [first]
-    assert rejected == [
-        Rejected(max(path, good.image_path), f"the same photo, byte for byte, as {first}"),
-    ]
-
-
-def test_copies_of_a_broken_photo_are_each_rejected_for_what_they_are(good):
-    paths = [put(name, b"text") for name in ("b/1.jpg", "b/2.jpg")]
-    assert scan(IMAGES, LIMIT)[1] == [Rejected(path, UNKNOWN) for path in paths]
-
-
-def test_photos_alike_in_all_but_the_last_byte_are_told_apart_by_their_pixels():
-    content = encoded("PNG")
-    first, copy = put("a/1.png", content), put("a/2.png", content + b"\0")
-    other = put("a/3.png", encoded("PNG", NOISE.point([*range(255), 254] * 3)))
-    assert scan(IMAGES, LIMIT) == (
-        [Photo(first, "a"), Photo(other, "a")],
-        [Rejected(copy, f"the same photo, pixel for pixel, as {first}")],
-    )
-
-
-def test_hidden_files_and_folders_are_ignored(good):
-    for name in (".DS_Store", "a/.hidden.jpg", "a/.thumbnails/photo.jpg", ".git/photo.jpg"):
-        put(name, encoded("JPEG"))
-    assert scan(IMAGES, LIMIT) == ([good], [])
-
-
-@pytest.mark.parametrize(
-    ("link", "target"),
-    [
-        ("b", "../elsewhere"),
-        ("b", "a"),
-        ("a/more", "../../elsewhere"),
-        ("a/loop", ".."),
-        ("a/x/y", "../../a"),
-    ],
-)
-def test_a_link_to_a_folder_is_refused_for_dvc_would_not_see_into_it(good, make_photo, link, target):
-    make_photo(IMAGES.parent / "elsewhere/photo.jpg", 1)
-    (IMAGES / link).parent.mkdir(exist_ok=True)
-    (IMAGES / link).symlink_to(Path(target), target_is_directory=True)
-    with pytest.raises(InputError, match=f"^data/x/images/{link}: a link to a folder, in which DVC sees no"):
-        scan(IMAGES, LIMIT)
-
-
-def test_the_folder_of_all_landmarks_may_be_a_link(make_photo):
-    make_photo(Path("elsewhere/a/photo.jpg"))
-    IMAGES.rmdir()
-    IMAGES.symlink_to(Path("elsewhere").resolve(), target_is_directory=True)
-    assert scan(IMAGES, LIMIT) == ([Photo("data/x/images/a/photo.jpg", "a")], [])
-
-
-EXPECTED = "expected one folder of photos per landmark, as in data/x/images/<landmark>/photo.jpg"
-
-
-@pytest.mark.parametrize(
-    ("files", "message"),
-    [
-        (None, "data/x/images: no such folder; "),
-        ({}, "data/x/images: no class folder in it; "),
-        ({"loose.jpg": encoded("JPEG")}, "data/x/images: no class folder in it; "),
-        ({".cache/a.jpg": encoded("JPEG")}, "data/x/images: no class folder in it; "),
-        ({"a/.hidden": b""}, "data/x/images: none of its 0 files is a usable photo; "),
-        (
-            {"a/1.jpg": b"", "b/2.jpg": b"text"},
-            "data/x/images: none of its 2 files is a usable photo (data/x/images/a/1.jpg: empty file); ",
-        ),
-    ],
-    ids=["missing", "empty", "no folder", "hidden folder", "no visible file", "no photo"],
-)
-def test_a_dataset_without_photos_is_an_error_that_says_what_is_expected(files, message):
-    if files is None:
-        shutil.rmtree(IMAGES)
-    for name, content in (files or {}).items():
-        put(name, content)
-    with pytest.raises(InputError) as caught:
-        scan(IMAGES, LIMIT)
-    assert str(caught.value) == message + EXPECTED
 
 
 NAMES = [
@@ -300,15 +31,6 @@ def test_any_class_name_survives_the_csv_file():
     photos = [Photo(f"data/x/images/{name}/1.jpg", name) for name in NAMES]
     write_photos(Path("new/catalog.csv"), photos)
     assert read_photos(Path("new/catalog.csv")) == photos
-
-
-def test_any_class_name_survives_the_scan_and_the_csv_file(make_photo):
-    for seed, name in enumerate(NAMES):
-        make_photo(IMAGES / name / "1.jpg", seed)
-    photos, rejected = scan(IMAGES, LIMIT)
-    write_photos(Path("catalog.csv"), photos)
-    assert [photo.class_image for photo in read_photos(Path("catalog.csv"))] == sorted(NAMES)
-    assert rejected == []
 
 
 def test_the_csv_file_is_plain_utf8_with_a_header_and_unix_lines():
@@ -331,16 +53,6 @@ def test_a_box_adds_columns_and_photos_without_one_leave_them_empty():
     )
     assert read_photos(Path("test.csv")) == photos
     assert [photo.source for photo in photos] == [Crop(Path("a/1.jpg"), (1, 2.5, 30, 1e3)), Path("a/2.jpg")]
-
-
-def test_copies_stay_where_a_ground_truth_says_what_they_are(make_photo):
-    photo = make_photo(IMAGES / "a/1.jpg")
-    (IMAGES / "b").mkdir()
-    (IMAGES / "b/copy.jpg").write_bytes(photo.read_bytes())
-    assert len(scan(IMAGES, LIMIT)[0]) == 1
-    photos, rejected = scan(IMAGES, LIMIT, keep_copies=True)
-    assert [photo.class_image for photo in photos] == ["a", "b"]
-    assert rejected == []
 
 
 @pytest.mark.parametrize(
@@ -380,9 +92,41 @@ def test_names_are_numbered_by_code_point():
     assert numbers.tolist() == [3, 4, 1, 2, 0, 3]
 
 
-def test_a_name_with_a_carriage_return_and_a_pipe_are_rejected(good):
-    put("a/line\rbreak.jpg", encoded("JPEG"))
-    os.mkfifo(IMAGES / "a/pipe.jpg")
-    photos, rejected = scan(IMAGES, LIMIT)
-    assert photos == [good]
-    assert [row.reason for row in rejected] == ["its name has a carriage return", "not a regular file"]
+def test_a_catalog_has_the_digest_of_each_photo():
+    photos = [Photo(f"data/x/images/{name}/1.jpg", name) for name in NAMES]
+    contents = [f"{place:064x}" for place in range(len(NAMES))]
+    write_catalog(Path("catalog.csv"), photos, contents)
+    assert read_catalog(Path("catalog.csv")) == (
+        photos,
+        {photo.image_path: content for photo, content in zip(photos, contents, strict=True)},
+    )
+
+
+def test_a_catalog_of_ones_own_needs_no_digests():
+    Path("catalog.csv").write_text("image_path,class_image\na/1.jpg,a\n", encoding="utf-8")
+    assert read_catalog(Path("catalog.csv")) == ([Photo("a/1.jpg", "a")], {})
+
+
+@pytest.mark.parametrize(
+    ("read", "content", "message"),
+    [
+        (read_catalog, "image_path,sha256\n", "the header is 'image_path,sha256', expected"),
+        (read_catalog, "image_path,class_image,sha256\na/1.jpg,a\n", "['a/1.jpg', 'a'] is not image_path"),
+        (read_catalog, "image_path,class_image,sha256\na/1.jpg,a,\n", "['a/1.jpg', 'a', ''] is not"),
+        (read_groups, "image_path,class_image\n", "the header is 'image_path,class_image', expected"),
+        (read_groups, "image_path,class_image,group,elsewhere\na/1.jpg,a,b\n", "['a/1.jpg', 'a', 'b'] is"),
+    ],
+)  # fmt: skip
+def test_tables_of_another_kind_are_refused_with_what_is_wrong(read, content, message):
+    Path("table.csv").write_text(content, encoding="utf-8")
+    with pytest.raises(InputError) as caught:
+        read(Path("table.csv"))
+    assert str(caught.value).startswith("table.csv")
+    assert message in str(caught.value)
+
+
+def test_groups_are_of_near_copies_within_a_landmark_alone():
+    Path("near.csv").write_text(
+        "image_path,class_image,group,elsewhere\na/1.jpg,a,a/0.jpg,\na/2.jpg,a,,b/1.jpg\n", encoding="utf-8"
+    )
+    assert read_groups(Path("near.csv")) == {"a/1.jpg": "a/0.jpg"}

@@ -8,7 +8,8 @@ from scipy.fft import dctn
 from scipy.sparse.csgraph import connected_components
 
 from landmarks import images
-from landmarks.near_copies import BITS, Near, clusters, find, hashed
+from landmarks.catalog import Near
+from landmarks.near_copies import BITS, clusters, find, hashed
 from landmarks.proving import prove
 
 
