@@ -1,31 +1,35 @@
 # make repro, make test: everything else follows. VENV=... puts the environment elsewhere.
 VENV ?= .venv
 PYTHON ?= python3
-INSTALLED = $(VENV)/.installed
-export PATH := $(abspath $(VENV))/bin:$(PATH)
+# Paths may have spaces, which end a name for make; the make of macOS itself finds nothing by an exported PATH.
+SPACE := $() $()
+INSTALLED := $(subst $(SPACE),\ ,$(VENV))/.installed
+export VENV
+export BIN := $(if $(filter /%,$(firstword $(VENV))),,$(CURDIR)/)$(VENV)/bin
+export PATH := $(BIN):$(PATH)
 
 .PHONY: repro test test-slow check lock screenshots
 
 repro: $(INSTALLED)
-	landmarks check
-	dvc repro
+	"$$BIN/landmarks" check
+	"$$BIN/dvc" repro
 
 test: $(INSTALLED)
-	pytest
+	"$$BIN/pytest"
 
 test-slow: $(INSTALLED)
-	pytest -m slow
+	"$$BIN/pytest" -m slow
 
 check: $(INSTALLED)
-	ruff check
-	ruff format --check
-	mypy
-	mypy --platform darwin --cache-dir .mypy_cache/darwin
-	mypy --platform win32 --cache-dir .mypy_cache/win32
+	"$$BIN/ruff" check
+	"$$BIN/ruff" format --check
+	"$$BIN/mypy"
+	"$$BIN/mypy" --platform darwin --cache-dir .mypy_cache/darwin
+	"$$BIN/mypy" --platform win32 --cache-dir .mypy_cache/win32
 
 # Of the page, for the README: needs Chromium and a finished `make repro`.
 screenshots: $(INSTALLED)
-	python docs/screenshots.py
+	"$$BIN/python" docs/screenshots.py
 
 # The newest versions that pyproject.toml allows; torch and torchvision are a pair that is known to work.
 lock: $(INSTALLED)
@@ -33,9 +37,9 @@ lock: $(INSTALLED)
 		--no-emit-index-url --custom-compile-command 'make lock' --constraint - pyproject.toml -o requirements.txt
 
 $(INSTALLED): requirements.txt pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo 'Python 3.11 or newer is needed; name one with make PYTHON=...' >&2; exit 1; }
-	$(PYTHON) -m venv $(VENV)
-	pip install --requirement requirements.txt
-	pip install --no-deps --no-build-isolation --editable .
-	touch $@
+	"$(PYTHON)" -m venv "$$VENV"
+	"$$BIN/pip" install --requirement requirements.txt
+	"$$BIN/pip" install --no-deps --no-build-isolation --editable .
+	touch "$$VENV/.installed"

@@ -99,9 +99,11 @@ class Index:
         with features.opened(root / FEATURES) as store:
             index = cls(root, options, store.features[:], store.photos, store.attributes)
         described_by = index.attributes["model_sha256"]
-        if not (root / MODEL).is_file():
-            raise InputError(f"{root / MODEL}: no such file; `dvc repro` makes it")
-        if (sha256 := files.sha256(root / MODEL)) != described_by:
+        try:
+            sha256 = files.sha256(root / MODEL)
+        except OSError as error:
+            raise files.unreadable(root / MODEL, error) from None
+        if sha256 != described_by:
             raise InputError(
                 f"{root / FEATURES}: made by another model (sha256 {described_by[:12]}...) than "
                 f"{root / MODEL} ({sha256[:12]}...); run `dvc repro` again"

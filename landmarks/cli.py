@@ -18,7 +18,7 @@ from unicodedata import normalize
 import typer
 
 from landmarks import cli_datasets, params
-from landmarks.errors import InputError
+from landmarks.errors import InputError, of_file
 
 if TYPE_CHECKING:  # each command imports what it needs, so that --help is there at once
     from landmarks.asking import Answer, Index
@@ -288,6 +288,8 @@ def main() -> None:
         app()
     except InputError as error:
         sys.exit(f"error: {error}")
+    except OSError as error:
+        sys.exit(f"error: {of_file(error)}")
 
 
 def _files(photos: list[str]) -> list[Path]:

@@ -14,7 +14,7 @@ from safetensors.numpy import save
 
 from landmarks.catalog import Photo, numbered
 from landmarks.errors import InputError
-from landmarks.files import replacing
+from landmarks.files import replacing, unreadable
 from landmarks.images import Source
 from landmarks.whitening import TENSORS, Whitening, learn_discriminative, learn_pca
 
@@ -116,14 +116,15 @@ def write(path: Path, describer: Describer) -> None:
 def read(path: Path, **execution: str) -> Describer:
     """Read the model at `path`; a trunk is run by `execution`, the fields of `engines.Execution`.
 
-    Raises `InputError` where it is not a model of this pipeline.
+    Raises `InputError` where it is not a model of this pipeline, or cannot be read.
     """
     try:
+        path.open("rb").close()  # safetensors takes what it must not read for missing
         with safe_open(path, framework="numpy") as file:
             metadata = json.loads((file.metadata() or {})[_ENTRY])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file; `dvc repro` makes it") from None
+    except OSError as error:
+        raise unreadable(path, error) from None
     except (SafetensorError, KeyError, ValueError) as error:
         raise InputError(f"{path}: not a model of this pipeline ({error}); `dvc repro` makes one") from None
     try:

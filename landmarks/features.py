@@ -134,6 +134,6 @@ def opened(path: Path) -> Iterator[Store]:
     with hdf5.opened(path) as file:
         try:
             store = Store(file["features"], hdf5.read_photos(file, ""), dict(file.attrs))
-        except KeyError as error:
-            raise InputError(f"{path}: not a feature store ({error}); `dvc repro` makes it") from None
+        except hdf5.BROKEN as error:
+            raise hdf5.refused(path, error, "a feature store") from None
         yield store

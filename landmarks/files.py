@@ -2,6 +2,7 @@
 
 import errno
 import hashlib
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -36,6 +37,13 @@ def explained(path: Path) -> Iterator[None]:
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG):
             raise InputError(f"{path}: cannot be written ({error.strerror})") from error
         raise
+
+
+def unreadable(path: Path, error: OSError) -> InputError:
+    """What to tell of `path`, which the system does not let us read."""
+    if isinstance(error, FileNotFoundError):
+        return InputError(f"{path}: no such file; `dvc repro` makes it")
+    return InputError(f"{path}: cannot be read ({os.strerror(error.errno) if error.errno else error})")
 
 
 def sha256(path: Path) -> str:

@@ -2,14 +2,23 @@
 
 import difflib
 import json
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    ValidationError,
+    model_validator,
+)
 
-from landmarks.errors import InputError
+from landmarks.errors import InputError, when_done
+from landmarks.files import unreadable
 from landmarks.rerankers import chain
 
 PATH = Path("params.yaml")
@@ -335,6 +344,15 @@ class Params(Section):
     rerank_options: RerankOptions
     evaluate: Evaluate
     gallery: Gallery
+    _asked: set[str] = PrivateAttr(default_factory=set)
+    """The names of those above that were asked for."""
+
+    if not TYPE_CHECKING:  # to which an attribute that there is not would be one
+
+        def __getattribute__(self, name: str) -> object:
+            if name in Params.model_fields:
+                self._asked.add(name)
+            return super().__getattribute__(name)
 
     @model_validator(mode="after")
     def _ground_truth_where_it_is_scored(self) -> Self:
@@ -358,20 +376,87 @@ def load(path: Path = PATH) -> Params:
     So a mistyped name or value is refused by the first stage that runs, not by the last. Raises
     `InputError` naming each parameter, the value seen and what is allowed.
     """
+    values = _read(path)
     try:
-        # As DVC reads it: YAML 1.2, in which 1e-05 is a number, and no and 12:30 are text.
-        values = YAML(typ="safe").load(path.read_text(encoding="utf-8"))
+        params = Params.model_validate(values)
+    except ValidationError as error:
+        raise _refused(path, map(_explain, error.errors())) from None
+    params._asked.clear()  # of what the validators have asked for
+    when_done.append(partial(_check_same, path, values, params._asked))
+    return params
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """The values in `path` as DVC reads and records them, by YAML 1.2."""
+    from ruamel.yaml import YAML  # here, so that --help is there at once
+    from ruamel.yaml.constructor import DuplicateKeyError
+    from ruamel.yaml.error import YAMLError
+
+    try:
+        text = path.read_text(encoding="utf-8")
+        values = YAML(typ="safe").load(text)
     except FileNotFoundError:
         raise InputError(f"{path}: no such file; run this in the root of the repository") from None
-    except (YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not YAML: {error}") from None
+    except OSError as error:
+        raise unreadable(path, error) from None
+    except DuplicateKeyError as error:
+        raise _refused(path, _twice(YAML(typ="safe").compose(text)) or [_problem(error)]) from None
+    # Its constructors let the others out, as of a date that is none.
+    except (YAMLError, ValueError, TypeError, LookupError, AssertionError, RecursionError) as error:
+        raise InputError(f"{path}: not YAML: {_problem(error)}") from None
     if not isinstance(values, dict):
         raise InputError(f"{path}: holds no parameters; `git checkout {path}` restores the committed ones")
-    try:
-        return Params.model_validate(values)
-    except ValidationError as error:
-        lines = [_explain(detail) for detail in error.errors()]
-        raise InputError(f"{path}: " + f"\n{path}: ".join(lines)) from None
+    return values
+
+
+def _refused(path: Path, reasons: Iterable[str]) -> InputError:
+    return InputError("\n".join(f"{path}: {reason}" for reason in reasons))
+
+
+def _twice(node: Any) -> list[str]:
+    """What to tell of the keys that a mapping, or one in it, gives more than once."""
+    reasons: list[str] = []
+    first: dict[tuple[str, str], Any] = {}
+    for key, value in node.value if node.id == "mapping" else []:
+        before = first.setdefault((key.tag, key.value), key) if key.id == "scalar" else key
+        if before is not key:
+            lines = " and ".join(str(one.start_mark.line + 1) for one in (before, key))
+            reasons.append(f"{key.value} is given twice, in lines {lines}; delete one")
+        if value.start_mark.index > key.start_mark.index:  # no alias of a mapping that comes before
+            reasons += _twice(value)
+    return reasons
+
+
+def _problem(error: Exception) -> str:
+    """What the parser says, in one line."""
+    mark = getattr(error, "problem_mark", None)
+    text = getattr(error, "problem", None) or str(error).partition("\n")[0] or type(error).__name__
+    return f"{text}, line {mark.line + 1}" if mark else text
+
+
+def _check_same(path: Path, before: Mapping[str, Any], asked: Collection[str]) -> None:
+    """Refuse the results of a stage where parameters that it has `asked` for have other values by now.
+
+    DVC reads these again after the stage, and would record the results under values that did not make
+    them. It does not record the others of the stage, so they may be edited meanwhile.
+    """
+    was, now = (dict(_leaves({name: values.get(name) for name in asked})) for values in (before, _read(path)))
+    changed = [name for name in was | now if was.get(name) != now.get(name)]
+    if changed:
+        what = ", ".join(f"{name} was {was.get(name)!r} and is {now.get(name)!r}" for name in sorted(changed))
+        raise InputError(
+            f"{path}: changed while this ran: {what}; run again. Another `dvc exp run` changes it, too: "
+            "add --temp or --queue for experiments side by side"
+        )
+
+
+def _leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """All values in nested mappings, with their names as in `split.test`."""
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _leaves(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
 
 
 def _explain(detail: Any) -> str:

@@ -155,6 +155,6 @@ def opened(path: Path) -> Iterator[Rankings]:
                 list(file["predicted"].asstr()[:]),
                 dict(file.attrs),
             )
-        except KeyError as error:
-            raise InputError(f"{path}: not a store of rankings ({error}); `dvc repro` makes it") from None
+        except hdf5.BROKEN as error:
+            raise hdf5.refused(path, error, "a store of rankings") from None
         yield rankings

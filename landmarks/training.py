@@ -7,6 +7,7 @@ import math
 import os
 import platform
 import re
+import shutil
 import signal
 import threading
 from collections.abc import Iterator, Sequence
@@ -534,7 +535,7 @@ def one_pass(
         norm.eval()
     sums = torch.zeros(4, dtype=torch.float64)
     with tqdm(total=len(loader.sampler), desc=name, unit="photo", leave=False, disable=_rank() > 0) as bar:  # type: ignore[arg-type]
-        for step, (photos, labels) in enumerate(loader, 1):
+        for step, (photos, labels) in enumerate(_batches(loader), 1):
             photos, labels = photos.to(device), labels.to(device)
             with (
                 torch.set_grad_enabled(training),
@@ -562,6 +563,31 @@ def one_pass(
         dist.all_reduce(sums)
     loss_sum, first, fifth, count = sums.tolist()
     return loss_sum / count, first / count, fifth / count
+
+
+_OF_WORKERS = re.compile("shared memory|unable to mmap|killed by|exited unexpectedly|open files|ancdata")
+
+
+def _batches(loader: DataLoader[tuple[Tensor, int]]) -> Iterator[tuple[Tensor, Tensor]]:
+    """The batches of `loader`. Raises `InputError` where its processes cannot hand them over."""
+    try:
+        yield from loader
+    except (OSError, RuntimeError) as error:
+        if not loader.num_workers or (isinstance(error, RuntimeError) and not _OF_WORKERS.search(str(error))):
+            raise
+        reason = str(error).strip().splitlines()[-1]  # below the traceback of the process
+        raise InputError(
+            f"finetuned.workers: the {loader.num_workers} processes that decode photos share memory, which "
+            f"failed ({reason}); set it to 0{_shared_memory()}"
+        ) from None
+
+
+def _shared_memory() -> str:
+    try:
+        size = shutil.disk_usage("/dev/shm").total
+    except OSError:  # Linux alone has it
+        return ""
+    return f", or enlarge /dev/shm, which has {size >> 20} MB, as by docker run --shm-size=2g"
 
 
 def _check(classes: Sequence[str], train: int, val: int) -> None:

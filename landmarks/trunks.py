@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from landmarks import engines, images, whitening
 from landmarks.engines import Execution, Photos
 from landmarks.errors import InputError
+from landmarks.files import unreadable
 from landmarks.pooling import Pooled, pooling
 
 RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
@@ -244,11 +245,15 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
         raise InputError(
             f"weights: {path} is what this stage writes, and DVC deletes it before; copy it elsewhere first"
         )
-    if not path.is_file():
-        raise InputError(
-            f"weights: {str(path)!r} is no file; allowed are imagenet, random, or a path to a "
-            ".safetensors, .pth or .pth.tar file"
-        )
+    try:
+        if not path.is_file():
+            raise InputError(
+                f"weights: {str(path)!r} is no file; allowed are imagenet, random, or a path to a "
+                ".safetensors, .pth or .pth.tar file"
+            )
+        path.open("rb").close()
+    except OSError as error:
+        raise InputError(f"weights: {unreadable(path, error)}") from None
     try:
         if path.suffix == ".safetensors":
             state = load_file(path)

@@ -1,3 +1,5 @@
+import errno
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -31,6 +33,23 @@ def make_photo() -> Callable[..., Path]:
         return path
 
     return make
+
+
+@pytest.fixture
+def unreadable(monkeypatch) -> Callable[..., None]:
+    """Let the system refuse to open a file, as permissions would, which do not hold for root."""
+
+    def refuse(path, number=errno.EACCES):
+        opened = Path.open
+
+        def denied(self, *arguments, **options):
+            if self == path:
+                raise OSError(number, os.strerror(number), str(self))
+            return opened(self, *arguments, **options)
+
+        monkeypatch.setattr(Path, "open", denied)
+
+    return refuse
 
 
 @pytest.fixture(scope="session")

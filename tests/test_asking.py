@@ -193,6 +193,20 @@ def test_a_missing_file_is_named(built, tmp_path, missing):
         Index.open(root)
 
 
+def test_a_model_that_the_system_does_not_give_is_told(built, unreadable):
+    unreadable(built / MODEL)
+    with pytest.raises(InputError, match=rf"{MODEL}: cannot be read \(Permission denied\)$"):
+        Index.open(built)
+
+
+def test_a_folder_in_the_place_of_the_model_is_told(built, tmp_path):
+    root = shutil.copytree(built, tmp_path / "root")
+    (root / MODEL).unlink()
+    (root / MODEL).mkdir()
+    with pytest.raises(InputError, match=rf"{MODEL}: cannot be read \(Is a directory\)$"):
+        Index.open(root)
+
+
 def test_a_model_other_than_that_of_the_index_is_refused(built, tmp_path):
     root = shutil.copytree(built, tmp_path / "root")
     with (root / MODEL).open("ab") as file:

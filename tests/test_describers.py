@@ -1,3 +1,4 @@
+import errno
 import json
 import os
 import subprocess
@@ -142,6 +143,28 @@ def test_safetensors_of_something_else_are_refused_by_name(tmp_path, metadata, c
 def test_a_missing_model_says_what_makes_it(tmp_path):
     with pytest.raises(InputError, match=r"model\.safetensors: no such file; `dvc repro` makes it"):
         describers.read(tmp_path / "model.safetensors")
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EIO, errno.ESTALE])
+def test_a_model_that_the_system_does_not_give_is_not_taken_for_missing_or_broken(
+    written, unreadable, number
+):
+    unreadable(written, number)
+    with pytest.raises(InputError) as caught:
+        describers.read(written)
+    assert str(caught.value) == f"{written}: cannot be read ({os.strerror(number)})"
+
+
+def test_a_folder_in_the_place_of_a_model_is_told(tmp_path):
+    with pytest.raises(InputError) as caught:
+        describers.read(tmp_path)
+    assert str(caught.value) == f"{tmp_path}: cannot be read (Is a directory)"
+
+
+@pytest.mark.skipif(not Path("/proc/self/mem").exists(), reason="needs a file that cannot be mapped")
+def test_a_model_on_a_file_system_without_memory_maps_is_told():
+    with pytest.raises(InputError, match=r"^/proc/self/mem: cannot be read \(No such device"):
+        describers.read(Path("/proc/self/mem"))
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs the full device of Linux")

@@ -357,7 +357,7 @@ def write_other_hdf5(path):
         (lambda path: None, "no such file"),
         (lambda path: path.write_bytes(b""), "not an HDF5 file"),
         (lambda path: path.write_text("features"), "not an HDF5 file"),
-        (lambda path: path.mkdir(), "not an HDF5 file"),
+        (lambda path: path.mkdir(), "cannot be read \\(Is a directory\\)"),
         (write_other_hdf5, "not a feature store.*features"),
     ],
     ids=["missing", "empty", "text", "folder", "other datasets"],

@@ -1,10 +1,19 @@
 import errno
+import os
+import re
+from unittest import mock
 
 import pytest
 
-from landmarks import errors
+from landmarks import catalog, cli, errors
 from landmarks.errors import InputError
 from landmarks.files import replacing, sha256
+
+
+def cli_with(app):
+    """The command `landmarks` that does what `app` does."""
+    with mock.patch.object(cli, "app", app):
+        cli.main()
 
 
 def test_what_the_block_wrote_replaces_the_old_file_and_nothing_else_is_left(tmp_path):
@@ -77,6 +86,58 @@ def test_bad_input_ends_a_stage_with_its_message_and_exit_code_1():
         errors.run(main)
     # sys.exit prints a text to stderr and exits with 1.
     assert caught.value.code == "error: params.yaml: distance: 'L4' is not allowed"
+
+
+def spoilt(tmp_path):
+    """Ways in which a file cannot be read; root may read whatever there is."""
+    file, folder, link = tmp_path / "file", tmp_path / "folder", tmp_path / "link"
+    file.touch()
+    folder.mkdir()
+    link.symlink_to(link)
+    return {
+        folder: "Is a directory",
+        file / "x": "Not a directory",
+        link: "Too many levels of symbolic links",
+    }
+
+
+def test_a_file_that_cannot_be_read_ends_a_stage_with_a_line_whoever_reads_it(tmp_path):
+    for path, reason in spoilt(tmp_path).items():
+        with pytest.raises(SystemExit) as caught:
+            errors.run(lambda path=path: catalog.read_photos(path))
+        assert caught.value.code == f"error: {path}: {reason}"
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO])
+@pytest.mark.parametrize("run", [errors.run, cli_with])
+def test_permissions_and_disks_that_fail_end_a_stage_or_a_command_with_a_line(number, run):
+    def main():
+        raise OSError(number, os.strerror(number), "data/catalog.csv")
+
+    with pytest.raises(SystemExit) as caught:
+        run(main)
+    assert caught.value.code == f"error: data/catalog.csv: {os.strerror(number)}"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.EACCES, "of no file"),
+        OSError(errno.EIO, "of a descriptor", 3),
+        OSError(errno.ENOENT, "no such file", "temporary"),
+        OSError(errno.ECONNRESET, "of a connection", "host"),
+        OSError("only words"),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("run", [errors.run, cli_with])
+def test_other_errors_of_the_system_keep_their_traceback(error, run):
+    def main():
+        raise error
+
+    with pytest.raises(OSError, match=re.escape(str(error))) as caught:
+        run(main)
+    assert caught.value is error
 
 
 def test_a_bug_keeps_its_traceback():

@@ -1,4 +1,6 @@
+import errno
 import operator
+import os
 import re
 import shlex
 from functools import reduce
@@ -7,8 +9,13 @@ from pathlib import Path
 import pytest
 import yaml
 from dvc.utils.hydra import apply_overrides
+from dvc.utils.serialize import ParseError, load_yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from landmarks import params
+import stages.split
+from landmarks import catalog, errors, params, splits
+from landmarks.catalog import Photo
 from landmarks.errors import InputError
 
 COMMITTED = Path(__file__).parents[1] / "params.yaml"
@@ -295,6 +302,96 @@ def test_text_that_dvc_takes_for_something_else_is_refused_with_how_to_quote_it(
     assert texts_set_by_dvc(path, [f'"{text}"' for text in quoted]) == list(quoted)
 
 
+SCALARS = (
+    *("010", "012", "0o10", "0x1F", "0b11", "1:30", "190:20:30", "1_000", "+5", "-0", "08", "1e3", "1E3"),
+    *("1e-05", "1e+05", ".5", "5.", "+.5", "1.", "1.5e3", "1_0.5", "0.1e", ".inf", "-.INF", ".nan", "inf"),
+    *("no", "off", "yes", "On", "y", "n", "true", "True", "TRUE", "~", "null", "NULL", "", "None"),
+    *("2001-01-01", "2001-12-14t21:59:43.10-05:00", "'010'", '"no"', "!!str 10", "!!int '10'", "!!float 1"),
+    *("|\n  L1\n", ">-\n  L1\n", "[010, no]", "{a: 010, b: off}", "a b", "a #b", "a#b", "=", "<<", "0"),
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.text("0123456789_+-.:eExXobnfyYtTrRuUlLsSaFN~'\"#&*!|>%@ ,[]{}\n", max_size=9))
+def test_what_dvc_records_is_what_is_used(tmp_path_factory, scalar):
+    check_like_dvc(tmp_path_factory.getbasetemp() / "like_dvc.yaml", f"seed: {scalar}\n")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "common: &common {a: 010, b: no}\nsplit:\n  <<: *common\n  b: 1_000\n",
+        "a: &x 0o17\nb: *x\n",
+        "%YAML 1.1\n---\na: 010\nb: yes\n",
+        "%YAML 1.2\n---\na: 010\nb: yes\n",
+        "010: a\nno: b\n1.0: c\nnull: d\n",
+        "a: !!set {x, y}\n",
+        "\ufeffa: 1\n",
+        "a: 1\r\nb: off\r\n",
+        "a: é\n故宫: 1:30\n",
+        COMMITTED.read_text(encoding="utf-8"),
+        *(f"seed: {scalar}\n" for scalar in SCALARS),
+    ],
+)
+def test_files_are_read_as_dvc_reads_them(tmp_path, text):
+    check_like_dvc(tmp_path / "params.yaml", text)
+
+
+def check_like_dvc(path, text):
+    path.write_text(text, encoding="utf-8", newline="")
+    try:
+        expected = load_yaml(path)
+    except (ParseError, ValueError, AssertionError):
+        expected = None
+    try:
+        found = params._read(path)
+    except InputError:
+        found = None
+    assert repr(found) == repr(expected)  # 1, 1.0 and True are equal
+
+
+@pytest.mark.parametrize(
+    ("text", "value"), [("010", 10), ("0o10", 8), ("+5", 5), ("1_000", 1000), ("0x1F", 31), ("08", 8)]
+)
+def test_whole_numbers_are_those_of_yaml_1_2(tmp_path, text, value):
+    path = tmp_path / "params.yaml"
+    path.write_text(COMMITTED.read_text(encoding="utf-8").replace("\nseed: 0", f"\nseed: {text}"))
+    assert params.load(path).seed == value
+
+
+@pytest.mark.parametrize(
+    ("text", "messages"),
+    [
+        ("seed: 1\na: 2\nseed: 3\n", ["seed is given twice, in lines 1 and 3; delete one"]),
+        ("split:\n  test: 1\n  test: 1\n", ["test is given twice, in lines 2 and 3; delete one"]),
+        ("{a: 1, a: 2}", ["a is given twice, in lines 1 and 1; delete one"]),
+        ("'a': 1\n\n# more\na: 2\n", ["a is given twice, in lines 1 and 4; delete one"]),
+        (
+            "a: 1\nb: {c: 1,\n c: 1}\na: 1\na: 1\n",
+            [
+                "c is given twice, in lines 2 and 3; delete one",
+                "a is given twice, in lines 1 and 4; delete one",
+                "a is given twice, in lines 1 and 5; delete one",
+            ],
+        ),
+        ("a: &x {b: *x, c: 1, c: 2}", ["c is given twice, in lines 1 and 1; delete one"]),
+        ("a: [{b: 1, b: 2}]", ['found duplicate key "b" with value "2" (original value: "1"), line 1']),
+    ],
+)
+def test_what_is_given_twice_is_refused_with_both_lines(tmp_path, text, messages):
+    path = tmp_path / "params.yaml"
+    path.write_text(text)
+    with pytest.raises(InputError) as caught:
+        params.load(path)
+    assert str(caught.value).splitlines() == [f"{path}: {message}" for message in messages]
+
+
+def test_what_is_merged_may_be_given_again(tmp_path):
+    path = tmp_path / "params.yaml"
+    path.write_text("a: &a {x: 1, y: 2}\nb:\n  <<: *a\n  y: 3\n")
+    assert params._read(path)["b"] == {"x": 1, "y": 3}
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -302,6 +399,14 @@ def test_text_that_dvc_takes_for_something_else_is_refused_with_how_to_quote_it(
         (b"a: b: c", "not YAML"),
         ("dataset: Huế".encode("utf-16"), "not YAML"),
         (b"!!python/object/apply:os.system ['true']", "not YAML"),
+        (b"a: !!int x", "not YAML: invalid literal"),
+        (b"a: 2001-13-45", "not YAML: month must be in"),
+        (b"a: !!omap [b: 1, b: 2]", "not YAML"),
+        (b"a: \x01", "not YAML: unacceptable character"),
+        (b"\ta: 1", "not YAML: .* line 1$"),
+        (b"a:\n  b: *c", "not YAML: found undefined alias 'c', line 2$"),
+        (b"a: 1\n---\nb: 2", "not YAML: but found another document, line 2$"),
+        (b"[" * 1000, "not YAML: "),
         (b"", "holds no parameters"),
         (b"- distance\n- L1\n", "holds no parameters"),
     ],
@@ -312,6 +417,7 @@ def test_a_file_that_is_no_mapping_in_yaml_is_refused(tmp_path, content, message
     with pytest.raises(InputError, match=message) as caught:
         params.load(path)
     assert str(caught.value).startswith(f"{path}: ")
+    assert "\n" not in str(caught.value)
 
 
 def test_a_missing_file_says_where_to_run(tmp_path):
@@ -319,3 +425,127 @@ def test_a_missing_file_says_where_to_run(tmp_path):
     with pytest.raises(InputError, match="no such file; run this in the root") as caught:
         params.load(path)
     assert str(caught.value).startswith(f"{path}: ")
+
+
+def test_a_folder_in_its_place_is_told(tmp_path):
+    with pytest.raises(InputError, match=r": cannot be read \(Is a directory\)$"):
+        params.load(tmp_path)
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EIO, errno.ESTALE])
+def test_a_file_that_the_system_does_not_give_is_told(tmp_path, monkeypatch, number):
+    def fail(*_, **__):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(Path, "read_text", fail)
+    path = tmp_path / "params.yaml"
+    with pytest.raises(InputError) as caught:
+        params.load(path)
+    assert str(caught.value) == f"{path}: cannot be read ({os.strerror(number)})"
+
+
+@pytest.fixture
+def run_and_edit(tmp_path):
+    """Run a stage that asks for `distance`, `split` and `retrieve.depth` while its file is edited."""
+
+    def run(*edits):
+        path = tmp_path / "params.yaml"
+        text = COMMITTED.read_text(encoding="utf-8")
+        path.write_text(text, encoding="utf-8")
+
+        def main():
+            options = params.load(path)
+            assert options.split.test + options.split.index
+            assert options.distance
+            assert options.retrieve.depth is None
+            edited = reduce(lambda text, edit: re.sub(*edit, text, count=1, flags=re.MULTILINE), edits, text)
+            assert edited != text
+            path.write_text(edited, encoding="utf-8")
+
+        errors.run(main)
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("edit", "told"),
+    [
+        ((r"^distance: L1", "distance: L3"), "distance was 'L1' and is 'L3'"),
+        ((r"^  test: 0.2", "  test: 0.25"), "split.test was 0.2 and is 0.25"),
+        ((r"^  depth: null", "  depth: 10"), "retrieve.depth was None and is 10"),
+        ((r"^  method: classes .*", ""), "split.method was 'classes' and is None"),
+        ((r"^distance: L1", "distance: nonsense"), "distance was 'L1' and is 'nonsense'"),
+        ((r"^split:", "split: {}\nspilt:"), "split.index was 0.1 and is None, "),
+    ],
+)
+def test_a_stage_fails_whose_parameters_changed_while_it_ran(run_and_edit, edit, told):
+    with pytest.raises(SystemExit) as caught:
+        run_and_edit(edit)
+    message = str(caught.value.code)
+    assert f"params.yaml: changed while this ran: {told}" in message
+    assert "; run again. " in message
+    assert "\n" not in message
+    assert "--temp or --queue" in message
+
+
+@pytest.mark.parametrize(
+    ("edit", "told"),
+    [((r"^seed:", "model: vlad\nseed:"), "model is given twice"), ((r"^seed:", "{"), "not YAML")],
+)
+def test_a_stage_fails_whose_parameters_cannot_be_read_any_more(run_and_edit, edit, told):
+    with pytest.raises(SystemExit, match=f"error: .*params.yaml: {told}"):
+        run_and_edit(edit)
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        (r"^seed: 0", "seed: 5"),
+        (r"^  epochs: 12", "  epochs: 20"),
+        (r"^  memory: 256", "  memory: 0x100"),
+        (r"^distance: L1 .*", "distance: 'L1'  # that of the paper"),
+        (r"^  test: 0.2", "  test: 2e-1"),
+        (r"\A", "# mine\n"),
+        (r"^(dataset: .*)\n(model: .*)", r"\2\n\1"),
+    ],
+)
+def test_what_a_stage_did_not_ask_for_and_how_it_is_written_may_change(run_and_edit, edit):
+    run_and_edit(edit)
+
+
+def test_the_stage_split_fails_where_its_seed_changed_but_not_where_the_distance_did(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    photos = [Photo(f"photos/{number}.jpg", "castle") for number in range(10)]
+    catalog.write_photos(Path("data/catalog.csv"), photos)
+    catalog.write_rows(Path("data/near_copies.csv"), catalog.Near._fields, [])
+    really_split = splits.split
+
+    def edited(old, new):
+        text = COMMITTED.read_text(encoding="utf-8")
+        params.PATH.write_text(text, encoding="utf-8")
+
+        def edit_and_split(*arguments):
+            params.PATH.write_text(text.replace(old, new), encoding="utf-8")
+            return really_split(*arguments)
+
+        monkeypatch.setattr(splits, "split", edit_and_split)
+        errors.run(stages.split.main)
+
+    edited("\ndistance: L1", "\ndistance: L2")
+    with pytest.raises(SystemExit, match="changed while this ran: seed was 0 and is 1; run again"):
+        edited("\nseed: 0", "\nseed: 1")
+
+
+def test_no_parameter_counts_as_asked_for_because_it_was_checked():
+    loaded = params.load(COMMITTED)
+    assert not loaded._asked
+    assert loaded.evaluate.bootstrap + loaded.seed
+    assert loaded._asked == {"evaluate", "seed"}
+
+
+def test_a_stage_answers_for_its_own_parameters_alone(tmp_path):
+    path = tmp_path / "params.yaml"
+    path.write_bytes(COMMITTED.read_bytes())
+    errors.run(lambda: params.load(path).seed)
+    path.write_text("gone: 1")
+    errors.run(lambda: None)

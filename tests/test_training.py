@@ -1,7 +1,11 @@
 import contextlib
+import errno
 import math
+import shutil
 import signal
+import sys
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from torch import nn
+from torch.utils.data import DataLoader
 
 from landmarks import describers, engines, params, training, trunks
 from landmarks.catalog import Photo
@@ -430,6 +435,85 @@ def test_out_of_memory_says_what_to_lower(
     monkeypatch.setattr(training, "one_pass", full)
     with pytest.raises(InputError, match=r"lower finetuned.batch_size \(8\) or finetuned.train_size \(32\)"):
         list(made.epochs())
+
+
+OF_SHARED_MEMORY = [
+    RuntimeError("unable to allocate shared memory(shm) for file </torch_1>: No space left on device (28)"),
+    RuntimeError("unable to mmap 1204224 bytes from file </torch_1>: Cannot allocate memory (12)"),
+    RuntimeError(
+        "DataLoader worker (pid 7) is killed by signal: Bus error. It is possible that dataloader's workers "
+        "are out of shared memory. Please try to raise your shared memory limit."
+    ),
+    RuntimeError("DataLoader worker (pid(s) 7) exited unexpectedly"),
+    RuntimeError("received 0 items of ancdata"),
+    RuntimeError("Too many open files. Communication with the workers is no longer possible."),
+    OSError(errno.ENOSPC, "No space left on device"),
+    OSError(errno.EROFS, "Read-only file system"),
+    OSError(errno.ENOSYS, "Function not implemented"),
+    OSError(errno.EMFILE, "Too many open files"),
+]
+
+
+@pytest.fixture
+def failing(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, Exception], DataLoader]:
+    """A loader of so many workers whose iteration raises an error."""
+
+    def make(workers: int, error: Exception) -> DataLoader:
+        def fail(_: object) -> None:
+            raise error
+
+        monkeypatch.setattr(DataLoader, "__iter__", fail)
+        return DataLoader([1, 2, 3], num_workers=workers)
+
+    return make
+
+
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")
+@pytest.mark.parametrize("error", OF_SHARED_MEMORY, ids=str)
+def test_workers_without_shared_memory_are_told(
+    failing: Callable[[int, Exception], DataLoader], error: Exception
+):
+    with pytest.raises(InputError) as caught:
+        list(training._batches(failing(3, error)))
+    message = str(caught.value)
+    told = f"the 3 processes that decode photos share memory, which failed ({error}); set it to 0"
+    assert message.startswith(f"finetuned.workers: {told}")
+    if sys.platform == "linux":
+        size = shutil.disk_usage("/dev/shm").total >> 20
+        assert message.endswith(f", or enlarge /dev/shm, which has {size} MB, as by docker run --shm-size=2g")
+
+
+@pytest.mark.parametrize(
+    ("workers", "error"),
+    [
+        (0, RuntimeError("shared memory, whatever that is")),
+        (0, OSError(errno.ENOSPC, "No space left on device")),
+        (2, RuntimeError("shapes do not match")),
+        (2, KeyError("shared memory")),
+        (2, InputError("photo.jpg: killed by a virus")),
+    ],
+    ids=str,
+)
+def test_other_errors_are_not_blamed_on_shared_memory(
+    failing: Callable[[int, Exception], DataLoader], workers: int, error: Exception
+):
+    with pytest.raises(type(error)) as caught:
+        list(training._batches(failing(workers, error)))
+    assert caught.value is error
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the process is forked, and inherits what fails")
+def test_shared_memory_that_fails_in_a_worker_is_told_in_a_line(
+    photos: list[Photo], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def fail(_: int) -> None:
+        raise OF_SHARED_MEMORY[0]
+
+    monkeypatch.setattr(torch.UntypedStorage, "_new_using_fd_cpu", fail)
+    made = course(photos, tmp_path, recipe(workers=1))
+    with pytest.raises(InputError, match=r"No space left on device \(28\)\); set it to 0") as caught:
+        list(made.epochs())
+    assert "\n" not in str(caught.value)
 
 
 def test_the_model_describes_and_classifies_after_a_round_trip(photos: list[Photo], tmp_path: Path):

@@ -1,5 +1,7 @@
 import dataclasses
+import errno
 import json
+import os
 import pickle
 import re
 import urllib.error
@@ -417,6 +419,26 @@ def test_weights_that_are_no_file_are_refused_with_what_is_allowed(weights):
         f"weights: {weights!r} is no file; allowed are imagenet, random, or a path to a "
         ".safetensors, .pth or .pth.tar file"
     )
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pth", ".pth.tar"])
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EIO, errno.ESTALE])
+def test_weights_that_the_system_does_not_give_are_not_taken_for_broken(tmp_path, unreadable, suffix, number):
+    path = tmp_path / f"w{suffix}"
+    path.write_bytes(b"weights")
+    unreadable(path, number)
+    with pytest.raises(InputError) as caught:
+        trunks.read_state_dict(path)
+    assert str(caught.value) == f"weights: {path}: cannot be read ({os.strerror(number)})"
+
+
+def test_weights_in_a_folder_that_must_not_be_looked_into_are_told(tmp_path, monkeypatch):
+    def denied(*_):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr(Path, "is_file", denied)
+    with pytest.raises(InputError, match=r"^weights: a/w\.pth: cannot be read \(Permission denied\)$"):
+        trunks.read_state_dict(Path("a/w.pth"))
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,94 @@
+"""`make` where the repository or the environment lie below paths with spaces, with a Python that is none."""
+
+import os
+import shutil
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+# Makes an environment whose commands write down with what they were called.
+PYTHON = """#!/bin/sh
+[ "$1" = -m ] || exit 0
+mkdir -p "$3/bin"
+for command in landmarks dvc pytest pip python ruff mypy uv; do
+    printf '#!/bin/sh\\necho %s "$@" "|$PATH" >> "%s"\\n' $command "$LOG" > "$3/bin/$command"
+    chmod +x "$3/bin/$command"
+done
+"""
+
+pytestmark = pytest.mark.skipif(not shutil.which("make"), reason="needs make")
+
+
+@pytest.fixture
+def run(tmp_path):
+    """Run `make` in a repository of that name.
+
+    Returns the commands that it ran, where these look first for others, and the environment.
+    """
+
+    def make(folder, environment, *targets):
+        root, log = tmp_path / folder, tmp_path / "log"
+        root.mkdir(exist_ok=True)
+        for name in ("Makefile", "requirements.txt", "pyproject.toml"):
+            if not (root / name).exists():
+                shutil.copy2(ROOT / name, root / name)
+        python = tmp_path / "a python" / "python3"
+        python.parent.mkdir(exist_ok=True)
+        python.write_text(PYTHON)
+        python.chmod(0o755)
+        arguments = [f"PYTHON={python}"]
+        venv = root / ".venv"
+        if environment:
+            outside = environment.startswith("/")
+            environment = f"{tmp_path}{environment}" if outside else environment
+            venv = root / environment
+            arguments.append(f"VENV={environment}")
+        env = {name: value for name, value in os.environ.items() if name != "VENV"} | {"LOG": str(log)}
+        log.unlink(missing_ok=True)
+        done = subprocess.run(
+            ["make", *arguments, *targets], cwd=root, env=env, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr
+        called = [line.split(" |") for line in log.read_text().splitlines()]
+        return [command for command, _ in called], {path.partition(":")[0] for _, path in called}, venv
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("folder", "environment"),
+    [
+        ("repository", None),
+        ("my  repository", None),
+        ("$tudio (2)", None),
+        ("it's", "env"),
+        ("ngôi nhà", "an env"),
+        ("repository", "a  b/c d"),
+        ("repository", "/a b/env"),
+        ("my repository", "/it's (mine)/env"),
+        ("my repository", "../nhà của/env"),
+    ],
+)
+def test_the_environment_lies_where_it_is_wanted_and_is_made_once(run, folder, environment):
+    called, paths, venv = run(folder, environment, "repro", "test")
+    assert called == [
+        "pip install --requirement requirements.txt",
+        "pip install --no-deps --no-build-isolation --editable .",
+        "landmarks check",
+        "dvc repro",
+        "pytest",
+    ]
+    assert [os.path.normpath(path) for path in paths] == [os.path.normpath(venv / "bin")]
+    assert (venv / ".installed").exists()
+    assert run(folder, environment, "test")[0] == ["pytest"]
+
+
+def test_a_new_requirement_is_installed(run, tmp_path):
+    run("my repository", "an env", "test")
+    for name in ("requirements.txt", "pyproject.toml"):
+        later = time.time() + 1  # than the environment, on file systems that round, too
+        os.utime(tmp_path / "my repository" / name, (later, later))
+        assert len(run("my repository", "an env", "test")[0]) == 3
