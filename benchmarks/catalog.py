@@ -65,8 +65,8 @@ def decoded_and_digested(root: Path) -> None:
 
 
 def scanned(root: Path) -> None:
-    photos, _, _, hashes = scanning.scan(root, MAX_PIXELS)
-    near_copies.find([photo.image_path for photo in photos], [photo.class_image for photo in photos], hashes)
+    scan = scanning.scan(root, MAX_PIXELS)
+    near_copies.find(scan.photos, scan.hashes, scan.labels)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,5 @@
 """Near-copies: photos that are other photos saved again, resized, or taken a moment later."""
 
-from collections import defaultdict
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -10,7 +9,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from landmarks.catalog import Near
+from landmarks.catalog import Near, Photo, numbered
 from landmarks.compiling import compiled
 from landmarks.cores import CORES
 
@@ -36,18 +35,22 @@ def hashed(grey: NDArray[np.uint8]) -> tuple[int, int]:
     return int.from_bytes(frequencies.tobytes()), int.from_bytes(means.tobytes())
 
 
-def clusters(hashes: Hashes) -> NDArray[np.intp]:
+def clusters(hashes: Hashes, kinds: NDArray[np.intp] | None = None) -> NDArray[np.intp]:
     """For each photo the lowest row of those that it is a near-copy of, directly or over others: (N,).
 
-    All pairs are compared, some thousand million a second and core.
+    With `kinds` (N,), only photos of one kind are near-copies. All pairs are compared, some thousand million
+    a second and core.
     """
+    apart = np.zeros(len(hashes), np.uint64) if kinds is None else kinds.astype(np.uint64)
     # Any number of photos may be alike to the bit, as blank ones are; each pair of these would be joined.
-    distinct, first, place = np.unique(hashes, axis=0, return_index=True, return_inverse=True)
-    frequencies, means = np.ascontiguousarray(distinct.T)
+    distinct, first, place = np.unique(
+        np.column_stack([hashes, apart]), axis=0, return_index=True, return_inverse=True
+    )
+    columns = np.ascontiguousarray(distinct.T)
 
     def joined(thread: int) -> NDArray[np.int32]:
         roots = np.arange(len(distinct), dtype=np.int32)
-        _join_near(frequencies, means, thread, CORES, roots)
+        _join_near(columns, thread, CORES, roots)
         return roots
 
     with ThreadPoolExecutor(CORES) as pool:
@@ -66,31 +69,26 @@ def alike(labels: NDArray[np.intp]) -> list[NDArray[np.intp]]:
     return [rows for rows in np.split(order, edges) if len(rows) > 1]
 
 
-def find(paths: Sequence[str], landmarks: Sequence[str], hashes: Hashes) -> list[Near]:
-    """What has near-copies, in the order of `paths`: groups within a landmark, and pairs across landmarks."""
-    found: dict[int, Near] = {}
-    for rows in alike(clusters(hashes)):
-        of_landmark = defaultdict(list)
-        for row in rows.tolist():
-            of_landmark[landmarks[row]].append(row)
-        for name, members in of_landmark.items():
-            groups = clusters(hashes[members])
-            sizes = np.bincount(groups)
-            strangers = np.setdiff1d(rows, members)
-            for row, group in zip(members, groups, strict=True):
-                together = paths[members[group]] if sizes[group] > 1 else ""
-                nearest = _nearest(hashes, row, strangers)
-                elsewhere = "" if nearest is None else paths[nearest]
-                if together or elsewhere:
-                    found[row] = Near(paths[row], name, together, elsewhere)
-    return [found[row] for row in sorted(found)]
+def find(photos: Sequence[Photo], hashes: Hashes, labels: NDArray[np.intp]) -> list[Near]:
+    """Which `photos` have near-copies, in their order: groups within a landmark, and pairs across landmarks.
 
-
-def _nearest(hashes: Hashes, row: int, others: NDArray[np.intp]) -> int | None:
-    """The one of `others` that differs from `row` in the fewest bits, None where none is a near-copy."""
-    bits = np.bitwise_count(hashes[others] ^ hashes[row])
-    near = (bits <= BITS).all(axis=1)
-    return int(others[near][bits[near].sum(axis=1).argmin()]) if near.any() else None
+    `labels` are the `clusters` of these photos, or what is left of those of more.
+    """
+    _, of_landmark = numbered([photo.class_image for photo in photos])
+    rows = np.flatnonzero(np.bincount(labels)[labels] > 1)
+    groups = rows[clusters(hashes[rows], of_landmark[rows])]
+    sizes = np.bincount(groups)
+    elsewhere = np.full(len(photos), -1)
+    for cluster in alike(labels):
+        if np.ptp(of_landmark[cluster]):
+            _find_elsewhere(hashes, of_landmark, cluster, elsewhere)
+    found = []
+    for row, group in zip(rows.tolist(), groups.tolist(), strict=True):
+        together = photos[group].image_path if sizes[group] > 1 else ""
+        nearest = photos[elsewhere[row]].image_path if elsewhere[row] >= 0 else ""
+        if together or nearest:
+            found.append(Near(*photos[row][:2], together, nearest))
+    return found
 
 
 @njit(inline="always")
@@ -119,20 +117,31 @@ def _join(roots: Any, one: Any, other: Any) -> None:
         roots[one] = other
 
 
+@njit(inline="always")
+def _bits(columns: Any, column: Any, row: Any, other: Any) -> Any:
+    """In how many bits of a hash two rows differ."""
+    return np.int64(_ones(columns[column, row] ^ columns[column, other]))
+
+
 @compiled()
-def _join_near(frequencies: Any, means: Any, first: int, step: int, roots: Any) -> None:
-    """Join each `step`-th row, from `first` on, with those before it that are near, in `roots` int32 (N,)."""
-    for row in range(first, len(frequencies), step):
+def _join_near(columns: Any, first: int, step: int, roots: Any) -> None:
+    """Join each `step`-th row, from `first` on, with those before it that are near, in `roots` int32 (N,).
+
+    `columns`, uint64 (3, N): both hashes and the kind.
+    """
+    for row in range(first, columns.shape[1], step):
         for start in range(0, row, _TILE):
             stop = min(start + _TILE, row)
             near = 0
             for other in range(start, stop):  # without a branch, which would keep it from being vectorised
-                near += _ones(frequencies[row] ^ frequencies[other]) <= np.uint64(BITS)
+                near += _bits(columns, 0, row, other) <= BITS
             if near:
                 for other in range(start, stop):
-                    if _ones(frequencies[row] ^ frequencies[other]) <= np.uint64(BITS) and _ones(
-                        means[row] ^ means[other]
-                    ) <= np.uint64(BITS):
+                    if (
+                        _bits(columns, 0, row, other) <= BITS
+                        and _bits(columns, 1, row, other) <= BITS
+                        and columns[2, row] == columns[2, other]
+                    ):
                         _join(roots, row, other)
 
 
@@ -143,3 +152,21 @@ def _join_all(others: Any, roots: Any) -> None:
         _join(roots, row, others[row])
     for row in range(len(roots)):
         roots[row] = _root(roots, row)
+
+
+@compiled()
+def _find_elsewhere(hashes: Any, of_landmark: Any, rows: Any, elsewhere: Any) -> None:
+    """Write to int64 `elsewhere` (N,) which of `rows` is the nearest near-copy of each in another landmark.
+
+    The first of equally near ones; where there is none it stays as it is.
+    """
+    columns = hashes.T
+    for row in rows:
+        fewest = 2 * BITS + 1
+        for other in rows:
+            if of_landmark[row] != of_landmark[other]:
+                frequencies, means = _bits(columns, 0, row, other), _bits(columns, 1, row, other)
+                if frequencies <= BITS and means <= BITS and frequencies + means < fewest:
+                    fewest, elsewhere[row] = frequencies + means, other
+            if not fewest:
+                break

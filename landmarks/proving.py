@@ -133,6 +133,8 @@ def _segments(jpeg: bytes) -> Iterator[tuple[int, int, int]]:
     place = 2
     while (marker := _MARKER.search(jpeg, place)) and marker[1] != b"\xd9":
         place = marker.end() + int.from_bytes(jpeg[marker.end() : marker.end() + 2])
+        if place > len(jpeg):
+            return
         yield marker[1][0], marker.start(), place
 
 
@@ -193,7 +195,7 @@ def _check_png(content: bytes) -> None:
     while name != "IEND":
         start = place + 8
         end = start + int.from_bytes(content[place : place + 4])
-        name = content[place + 4 : start].decode("ascii", "backslashreplace")
+        name = _spelled(content[place + 4 : start])
         if end + 4 > len(content):
             raise ValueError(f"does not decode: ends before its chunk {name or 'IEND'} does")
         if zlib.crc32(memoryview(content)[place + 4 : end]) != int.from_bytes(content[end : end + 4]):
@@ -206,13 +208,17 @@ def _check_webp(content: bytes) -> None:
     end = 8 + int.from_bytes(content[4:8], "little")
     if end > len(content):
         raise ValueError(f"does not decode: ends after {len(content)} of {end} bytes")
-    place = 12
+    place, name = 12, "WEBP"
     while place < end:
-        name = content[place : place + 4].decode("ascii", "backslashreplace")
+        name = _spelled(content[place : place + 4])
         length = int.from_bytes(content[place + 4 : place + 8], "little")
         place += 8 + length + length % 2
     if place > end:
         raise ValueError(f"does not decode: its chunk {name} reaches {place - end} bytes beyond its end")
+
+
+def _spelled(name: bytes) -> str:
+    return repr(name)[2:-1]
 
 
 def _raw(content: bytes) -> str | None:

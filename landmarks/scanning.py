@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 from tqdm import tqdm
 
 from landmarks import near_copies
@@ -27,6 +28,8 @@ class Scan(NamedTuple):
     """Of each photo the SHA-256 of its file, hexadecimal."""
     hashes: Hashes
     """Of each photo, uint64 (N, 2)."""
+    labels: NDArray[np.intp]
+    """Of each photo what `near_copies.clusters` says, copies included: (N,)."""
 
 
 def scan(images: Path, max_pixels: int, keep_copies: bool = False) -> Scan:
@@ -48,8 +51,13 @@ def scan(images: Path, max_pixels: int, keep_copies: bool = False) -> Scan:
             reasons[path] = f"the same photo, byte for byte, as {first.as_posix()}"
         else:
             whole[path] = checked
+    hashes = np.array([checked.hashes for checked in whole.values()], np.uint64).reshape(-1, 2)
+    labels = near_copies.clusters(hashes)
     if not keep_copies:
-        for path, first in _same_pixels(whole).items():
+        same = _same_pixels(whole, labels)
+        kept = [path not in same for path in whole]
+        hashes, labels = hashes[kept], labels[kept]
+        for path, first in same.items():
             reasons[path] = f"the same photo, pixel for pixel, as {first.as_posix()}"
             del whole[path]
     rejected = [Rejected(printable(path), reasons[path]) for path in files if path in reasons]
@@ -63,7 +71,8 @@ def scan(images: Path, max_pixels: int, keep_copies: bool = False) -> Scan:
         [Photo(path.as_posix(), path.relative_to(images).parts[0]) for path in whole],
         rejected,
         [checked.digest.hex() for checked in whole.values()],
-        np.array([checked.hashes for checked in whole.values()], np.uint64),
+        hashes,
+        labels,
     )
 
 
@@ -74,12 +83,11 @@ class _Whole(NamedTuple):
     hashes: tuple[int, int]
 
 
-def _same_pixels(whole: Mapping[Path, _Whole]) -> dict[Path, Path]:
+def _same_pixels(whole: Mapping[Path, _Whole], labels: NDArray[np.intp]) -> dict[Path, Path]:
     """For each photo with the pixels of one before it, the first of these."""
     paths = list(whole)
-    hashes = np.array([checked.hashes for checked in whole.values()], np.uint64).reshape(-1, 2)
     candidates: list[Path] = []
-    for rows in near_copies.alike(near_copies.clusters(hashes)):
+    for rows in near_copies.alike(labels):
         sizes = Counter(whole[paths[row]].size for row in rows)
         candidates += [paths[row] for row in rows if sizes[whole[paths[row]].size] > 1]
     digests = in_order(lambda path: hashlib.sha256(read(path).tobytes()).digest(), candidates)

@@ -76,8 +76,9 @@ def by_ground_truth(
     """Make `test` of the queries of `truth`, with their boxes, and `index` of all other photos.
 
     With `queries_in_index` the index has all `photos`. `train` and `val` are drawn from the photos that are
-    no queries, `fractions` of each class as in `split`, and are in the index too: what is learned from them
-    is meant to search it. Raises `InputError` where there are no queries, or no other photos.
+    no queries nor, by `groups`, near-copies of one, `fractions` of each class as in `split`, and are in the
+    index too: what is learned from them is meant to search it. Raises `InputError` where there are no
+    queries, or no other photos.
     """
     classes = {photo.image_path: photo.class_image for photo in photos}
     test = [
@@ -93,8 +94,11 @@ def by_ground_truth(
         raise InputError("ground truth: every photo is a query, there is none to be found")
     rest = 1 - fractions["train"] - fractions["val"]
     learned = {"train": fractions["train"], "val": fractions["val"], "test": 0, "index": rest}
+    groups = groups or {}
+    asked = {groups[path] for path in queries & groups.keys()}
+    free = [photo for photo in others if groups.get(photo.image_path) not in asked]
 
-    parts = _cut(others, lambda _, total: _shares(total, learned), PARTS, seed, contents or {}, groups or {})
+    parts = _cut(free, lambda _, total: _shares(total, learned), PARTS, seed, contents or {}, groups)
     return {**parts, "test": test, "index": sorted(photos if queries_in_index else others)}
 
 
@@ -163,9 +167,10 @@ def _cut(
     groups: Mapping[str, str],
 ) -> dict[str, list[Photo]]:
     parts: dict[str, list[Photo]] = {part: [] for part in PARTS}
+    apart: list[str] = []
     by_class = sorted(photos, key=lambda photo: photo[::-1])
     for name, members in groupby(by_class, lambda photo: photo.class_image):
-        ordered = _ordered(name, list(members), seed, contents, groups)
+        ordered = _ordered(name, list(members), seed, contents, groups, apart)
         given = counted(name, sum(map(len, ordered)))
         cut: dict[str, list[list[Photo]]] = {part: [] for part in PARTS}
         done, left = 0, iter(ordered)
@@ -180,6 +185,13 @@ def _cut(
                 _take_one(part, cut)
         for part in PARTS:
             parts[part] += [photo for group in cut[part] for photo in group]
+    if apart:
+        more = f" and {len(apart) - _LISTED} more" if len(apart) > _LISTED else ""
+        log.warning(
+            "near-copies of each other, as frames of a video are, make up more than half of %s%s; the parts "
+            "share them, so queries may find their own near-copies",
+            *(", ".join(apart[:_LISTED]), more),
+        )
     return {part: sorted(members) for part, members in parts.items()}
 
 
@@ -189,19 +201,16 @@ def _ordered(
     seed: int,
     contents: Mapping[str, str],
     groups: Mapping[str, str],
+    apart: list[str],
 ) -> list[list[Photo]]:
-    """The groups of a landmark in the order from which the parts are cut."""
+    """The groups of a landmark as the parts are cut from them, in order; `apart` gets what is taken apart."""
     together = defaultdict(list)
     for photo in members:
         together[groups.get(photo.image_path, photo.image_path)].append(photo)
     places = []
     for group in together.values():
         if len(group) > max(1, len(members) / 2):
-            log.warning(
-                "%s: %d of its %d photos are near-copies of each other, as frames of a video are; the parts "
-                "share them, so queries may find their own near-copies",
-                *(name, len(group), len(members)),
-            )
+            apart.append(f"{name} ({len(group)} of {len(members)} photos)")
             alone = [[photo] for photo in group]
         else:
             alone = [group]

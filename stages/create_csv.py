@@ -13,17 +13,14 @@ def main() -> None:
     images = Path("data", options.dataset, "images")
     judged = options.split.method == "ground_truth"
     # The ground truth says of copies, too, what they are.
-    photos, rejected, contents, hashes = scanning.scan(
-        images, options.create_csv.max_pixels, keep_copies=judged
-    )
-    photos = named(photos, options.create_csv.merge_alike)
+    scan = scanning.scan(images, options.create_csv.max_pixels, keep_copies=judged)
+    rejected = scan.rejected
+    photos = named(scan.photos, options.create_csv.merge_alike)
     truth = read_truth(images.parent / "ground_truth.csv") if judged else {}
     ground_truth.check(truth, photos, [file.path for file in rejected])
-    near = near_copies.find(
-        [photo.image_path for photo in photos], [photo.class_image for photo in photos], hashes
-    )
+    near = near_copies.find(photos, scan.hashes, scan.labels)
     ground_truth.write(Path("data/ground_truth.csv"), truth)
-    catalog.write_catalog(Path("data/catalog.csv"), photos, contents)
+    catalog.write_catalog(Path("data/catalog.csv"), photos, scan.contents)
     catalog.write_rows(Path("data/near_copies.csv"), catalog.Near._fields, near)
     catalog.write_rows(Path("data/rejected.csv"), catalog.Rejected._fields, rejected)
     classes = {photo.class_image for photo in photos}

@@ -8,7 +8,7 @@ from scipy.fft import dctn
 from scipy.sparse.csgraph import connected_components
 
 from landmarks import images
-from landmarks.catalog import Near
+from landmarks.catalog import Near, Photo
 from landmarks.near_copies import BITS, clusters, find, hashed
 from landmarks.proving import prove
 
@@ -97,14 +97,57 @@ def test_groups_are_made_within_a_landmark_and_the_nearest_of_another_is_named()
     steps = [0, 6, 12, 18, 3]  # bits flipped from the first on
     names = ["a", "a", "b", "a", "b"]
     hashes = np.array([[flipped(base, range(step)), 0] for step in steps] + [[~base % 2**64, 0]], np.uint64)
-    paths = [f"{place}.jpg" for place in range(6)]
-    assert find(paths, [*names, "b"], hashes) == [
+    photos = [Photo(f"{place}.jpg", name) for place, name in enumerate([*names, "b"])]
+    assert find(photos, hashes, clusters(hashes)) == [
         Near("0.jpg", "a", "0.jpg", "4.jpg"),
         Near("1.jpg", "a", "0.jpg", "4.jpg"),  # 3 bits to 4.jpg, 6 to 2.jpg
         Near("2.jpg", "b", "", "1.jpg"),  # 6 bits to 1.jpg and to 3.jpg, 9 to 4.jpg
         Near("3.jpg", "a", "", "2.jpg"),
         Near("4.jpg", "b", "", "0.jpg"),  # 3 bits to 0.jpg and to 1.jpg
     ]
+
+
+@pytest.mark.parametrize(
+    ("count", "chains", "landmarks", "seed"), [(0, 0, 1, 0), (90, 80, 1, 1), (400, 390, 5, 2)]
+)
+def test_what_is_found_is_what_all_pairs_say_with_or_without_the_copies_that_are_left_out(
+    count, chains, landmarks, seed
+):
+    hashes = random_hashes(count, chains, seed)
+    names = np.random.default_rng(seed).integers(landmarks, size=count)
+    left = np.arange(count) % 7 > 0
+    labels, hashes, names = clusters(hashes)[left], hashes[left], names[left]
+    photos = [Photo(f"{place:04}.jpg", str(name)) for place, name in enumerate(names)]
+
+    bits = np.bitwise_count(hashes[:, None] ^ hashes[None]).astype(int)
+    near, same = (bits <= BITS).all(axis=2), names[:, None] == names[None]
+    groups = connected_components(near & same)[1] if count else []
+    distance = np.where(near & ~same, bits.sum(axis=2), 99)
+    expected = []
+    for row, photo in enumerate(photos):
+        first = np.flatnonzero(groups == groups[row])
+        nearest = distance[row].argmin()
+        near_copy = Near(
+            *photo[:2],
+            photos[first[0]].image_path if len(first) > 1 else "",
+            photos[nearest].image_path if distance[row, nearest] < 99 else "",
+        )
+        expected += [near_copy] if any(near_copy[2:]) else []
+    assert find(photos, hashes, labels) == expected
+    assert bool(count) == any(row.group for row in expected)
+    assert (landmarks > 1) == any(row.elsewhere for row in expected)
+
+
+def test_each_of_thousands_of_frames_has_its_nearest_in_another_landmark():
+    photos = [Photo(f"{place:05}.jpg", "ab"[place % 2]) for place in range(10_000)]
+    hashes = np.zeros((len(photos), 2), np.uint64)
+    hashes[:, 0] = np.arange(len(photos)) // 40  # of 14 bits, so that each has near-copies all over
+    found = find(photos, hashes, clusters(hashes))
+    assert {row.group for row in found} == {"00000.jpg", "00001.jpg"}
+    assert all(
+        row.elsewhere == photos[place - place % 40 + (place + 1) % 2].image_path
+        for place, row in enumerate(found)
+    )
 
 
 def resized(image, factor):

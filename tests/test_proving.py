@@ -453,6 +453,20 @@ def test_the_chunk_that_was_damaged_is_named():
         prove(bytes(png[:2000]), LIMIT)
 
 
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "BMP", "TIFF"])
+def test_the_reason_is_one_line_whatever_stands_in_a_header(kind):
+    content = encoded(kind, photo(np.random.default_rng(3), 40, 30))
+    reasons = set()
+    for place in range(80):
+        for four in (bytes(4), b"\n\r\n\x1b", b"\xff\xff\xff\xff"):
+            try:
+                prove(content[:place] + four + content[place + 4 :], LIMIT)
+            except ValueError as error:
+                reasons.add(str(error))
+    assert reasons
+    assert all(reason.isprintable() for reason in reasons)
+
+
 def webp(*parts, size=None):
     body = b"WEBP" + b"".join(parts)
     return b"RIFF" + struct.pack("<I", len(body) if size is None else size) + body
@@ -479,7 +493,8 @@ def test_a_webp_whose_chunks_do_not_fill_it_is_rejected():
         assert_whole(webp(body, part(b"JUNK", b"odd")))
         assert_whole(webp(body, part(b"JUNK", bytes(6000))))
         first = int.from_bytes(body[4:8], "little")
-        bad = [webp(body, size=len(body) + 4 + more) for more in (-100, -2, -1, 1, 2, 100, 10**9)]
+        bad = [webp(body, size=size) for size in range(5)]
+        bad += [webp(body, size=len(body) + 4 + more) for more in (-100, -2, -1, 1, 2, 100, 10**9)]
         bad += [content[: len(content) - less] for less in (1, 2, 9, len(content) // 2)]
         bad += [webp(body[:4] + struct.pack("<I", first + more) + body[8:]) for more in (-2, 2, 50, 10**6)]
         bad += [

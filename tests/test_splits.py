@@ -236,12 +236,23 @@ def test_near_copies_of_more_than_half_a_landmark_are_taken_apart_and_said(caplo
     groups.pop("data/x/images/other/000.jpg")
     parts = split(photos, DEFAULT, 0, groups=groups)
     [message] = caplog.messages
-    assert message.startswith("video: 11 of its 20 photos are near-copies of each other")
+    assert message == (
+        "near-copies of each other, as frames of a video are, make up more than half of video (11 of 20 "
+        "photos); the parts share them, so queries may find their own near-copies"
+    )
     frames = {photo.image_path for photo in photos if groups.get(photo.image_path) == "video"}
     assert sum(bool(frames & {photo.image_path for photo in parts[part]}) for part in PARTS) == 4
     # Ten of twenty are not more than half.
     views = {photo.image_path for photo in photos if groups.get(photo.image_path) == "other"}
     assert sum(bool(views & {photo.image_path for photo in parts[part]}) for part in PARTS) == 1
+
+
+def test_many_landmarks_of_near_copies_are_one_line(caplog):
+    photos = photos_of({f"{n:03}": 2 for n in range(30)})
+    split(photos, DEFAULT, 0, groups={photo.image_path: photo.class_image for photo in photos})
+    [message] = caplog.messages
+    assert ", 018 (2 of 2 photos), 019 (2 of 2 photos) and 10 more; the parts share them" in message
+    assert "020" not in message
 
 
 def by_truth(queries, seed=0, **options):
@@ -303,6 +314,18 @@ def test_training_photos_beside_a_ground_truth_keep_near_copies_together():
         train = by_truth([("b/003", None)], seed, groups=group)["train"]
         trained_on.add(len(group.keys() & {photo.image_path for photo in train}))
     assert trained_on == {0, 4}
+
+
+@pytest.mark.parametrize("copies", [1, 3, 8])
+def test_near_copies_of_a_query_are_searched_but_not_learned_from(copies):
+    paths = [f"data/x/images/a/{n:03}.jpg" for n in range(10)]
+    groups = dict.fromkeys([*paths[:copies], paths[9]], "g")
+    learned = set()
+    for seed in range(10):
+        parts = by_truth([("a/009", None)], seed, groups=groups)
+        assert {photo.image_path for photo in parts["index"]} >= set(paths[:9])
+        learned |= {photo.image_path for photo in parts["train"] + parts["val"]}
+    assert learned & set(paths) == set(paths[copies:9])
 
 
 def test_an_empty_catalog_gives_empty_parts():
