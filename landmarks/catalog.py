@@ -9,11 +9,11 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from landmarks.errors import InputError
 from landmarks.files import replacing
 from landmarks.images import Box, Crop, Source, decode, in_order
+from landmarks.progress import tqdm
 
 HEADER = ("image_path", "class_image")
 BOX = ("x1", "y1", "x2", "y2")

@@ -32,7 +32,6 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, Dataset, Sampler
 from torchvision.transforms import v2
 from torchvision.utils import make_grid
-from tqdm import tqdm
 
 from landmarks import engines, images, losses, pooling, trunks
 from landmarks.catalog import Photo, numbered
@@ -41,6 +40,7 @@ from landmarks.errors import InputError
 from landmarks.files import replacing, sha256
 from landmarks.params import OF_PAIRS, Finetuned
 from landmarks.pooling import GeM, Pooled
+from landmarks.progress import tqdm
 
 LAST, BEST = "last.pt", "best.pt"
 COLLAPSED = 0.99

@@ -2,6 +2,7 @@
 
 import difflib
 import struct
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -309,7 +310,9 @@ def _imagenet(backbone: str) -> Mapping[str, Tensor]:
     if backbone in RESNETS:
         weights = torchvision.models.get_model_weights(backbone).IMAGENET1K_V1
         try:
-            state: Mapping[str, Tensor] = weights.get_state_dict(progress=True, check_hash=True)
+            state: Mapping[str, Tensor] = weights.get_state_dict(
+                progress=sys.stderr.isatty(), check_hash=True
+            )
         except (OSError, RuntimeError, HTTPException) as error:
             folder = Path(torch.hub.get_dir(), "checkpoints")
             raise InputError(
