@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
 import typer
 
 from landmarks import cli_datasets, params
-from landmarks.errors import InputError
+from landmarks.errors import InputError, streams
 
 if TYPE_CHECKING:  # each command imports what it needs, so that --help is there at once
     from landmarks.asking import Answer, Index
@@ -239,10 +239,11 @@ def serve(
 
 def main() -> None:
     """Run the command; an `InputError` becomes one line and exit code 1."""
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # for names that the terminal cannot show
     try:
-        app()
+        with streams():
+            if isinstance(sys.stdout, io.TextIOWrapper):
+                sys.stdout.reconfigure(errors="backslashreplace")  # for names that the terminal cannot show
+            app()
     except InputError as error:
         sys.exit(f"error: {error}")
 

@@ -8,7 +8,6 @@ import os
 import platform
 import re
 import signal
-import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import astuple, dataclass, fields, replace
@@ -16,6 +15,7 @@ from datetime import datetime
 from functools import partial
 from pathlib import Path
 from pickle import UnpicklingError
+from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -36,7 +36,7 @@ from torchvision.utils import make_grid
 from landmarks import engines, images, losses, pooling, trunks
 from landmarks.catalog import Photo, numbered
 from landmarks.describers import Whitened
-from landmarks.errors import InputError
+from landmarks.errors import InputError, stopped_by, terminable, terminate
 from landmarks.files import replacing, sha256
 from landmarks.params import OF_PAIRS, Finetuned
 from landmarks.pooling import GeM, Pooled
@@ -366,7 +366,7 @@ class Training:
     def epochs(self) -> Iterator[Epoch]:
         """Train, epoch by epoch; first yields those that a checkpoint remembers."""
         yield from self.history
-        with self._explained(), _ctrl_c():
+        with self._explained(), _signals():
             for number in range(len(self.history), self.recipe.epochs):
                 yield self._epoch(number)
 
@@ -447,9 +447,9 @@ class Training:
     def _explained(self) -> Iterator[None]:
         try:
             yield
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as stop:
             last = next(iter(self._newest_first()), None)
-            log.warning("interrupted; the last checkpoint is %s, run again to go on", last or "not yet there")
+            stop.add_note(f"the last checkpoint is {last or 'not yet there'}, run again to go on")
             raise
         except InputError as error:
             # One raised in a worker process comes with the traceback of that process as its message.
@@ -463,26 +463,22 @@ class Training:
             ) from None
 
 
-_pressed = threading.Event()
+_came: list[int] = []
 
 
 @contextmanager
-def _ctrl_c() -> Iterator[None]:
-    """Remember Ctrl-C: a KeyboardInterrupt is lost where it comes in a `__del__` or a callback."""
+def _signals() -> Iterator[None]:
+    """Remember which signals came: an exception is lost where it comes in a `__del__` or a callback."""
 
-    def press(*_: object) -> None:
-        _pressed.set()
-        raise KeyboardInterrupt
+    def stop(number: int, frame: FrameType | None) -> None:
+        _came.append(number)
+        terminate(number, frame)
 
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGINT, press)
     try:
-        yield
+        with terminable(stop, signal.SIGINT):
+            yield
     finally:
-        signal.signal(signal.SIGINT, before)
-        _pressed.clear()
+        _came.clear()
 
 
 def _learner(trunk: trunks.Trunk, recipe: Finetuned, classes: int) -> Classifier | Embedder:
@@ -529,8 +525,8 @@ def one_pass(
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()
-            if _pressed.is_set():
-                raise KeyboardInterrupt
+            if _came:
+                raise stopped_by(_came[0])
             sums += torch.tensor([loss.item() * len(labels), *correct(logits, labels), len(labels)])
             bar.update(len(labels))
             if step % recipe.print_freq == 0:
