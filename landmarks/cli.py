@@ -18,7 +18,7 @@ from unicodedata import normalize
 import typer
 
 from landmarks import cli_datasets, params
-from landmarks.errors import InputError, of_file
+from landmarks.errors import InputError, of_file, streams
 
 if TYPE_CHECKING:  # each command imports what it needs, so that --help is there at once
     from landmarks.asking import Answer, Index
@@ -282,10 +282,11 @@ def serve(
 
 def main() -> None:
     """Run the command; an `InputError` becomes one line and exit code 1."""
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # for names that the terminal cannot show
     try:
-        app()
+        with streams():
+            if isinstance(sys.stdout, io.TextIOWrapper):
+                sys.stdout.reconfigure(errors="backslashreplace")  # for names that the terminal cannot show
+            app()
     except InputError as error:
         sys.exit(f"error: {error}")
     except OSError as error:

@@ -17,7 +17,6 @@ import cv2
 import numpy as np
 from numpy.random import Generator
 from PIL import ExifTags, Image
-from tqdm import tqdm
 
 from landmarks.buildings import (
     GROUNDS,
@@ -39,6 +38,7 @@ from landmarks.buildings import (
 )
 from landmarks.cores import CORES
 from landmarks.files import explained
+from landmarks.progress import tqdm
 
 SAMPLES = 1.5  # drawn pixels per photo pixel, each way; shrinking then smooths the edges
 SHADOWS = 512  # pixels of the shadow map, each way
@@ -64,7 +64,7 @@ def draw(
             # Windows waits for 61 of them at most.
             with ProcessPoolExecutor(workers or min(CORES, 61), get_context("spawn"), _start) as pool:
                 drawn = pool.map(_draw_one, *zip(*jobs, strict=True), chunksize=max(photos // 3, 1))
-                for _ in tqdm(drawn, "drawing photos", len(jobs), unit="photo", disable=None):
+                for _ in tqdm(drawn, "drawing photos", len(jobs), unit="photo"):
                     pass
             shutil.rmtree(folder, ignore_errors=True)
             temporary.rename(folder)

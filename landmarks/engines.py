@@ -5,10 +5,11 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import islice
-from threading import local
+from threading import Lock, local
 
 import numpy as np
 import torch
@@ -158,20 +159,15 @@ def openvino(
     from openvino.frontend import OpConversionFailure
 
     example = torch.zeros(1, size, size, 3, dtype=torch.uint8)
-    root = logging.getLogger()
-    level = root.level  # which the converter raises for good where it fails
+    shape = list(example.shape) if fixed else [1, -1, -1, 3]
     try:
-        with torch.no_grad(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of tracing, for the maker of the network
-            shape = list(example.shape) if fixed else [1, -1, -1, 3]
+        with torch.no_grad(), _converting():
             model = ov.convert_model(net, example_input=example, input=[shape])
     except (RuntimeError, OpConversionFailure) as error:
         reason = str(error).strip().splitlines()[-1].strip(" -")
         raise InputError(
             f"extract.engine: openvino does not take this network ({reason}); set it to torch"
         ) from None
-    finally:
-        root.setLevel(level)
     settings = {
         # Without the hint, processors with AMX would silently use bfloat16.
         "INFERENCE_PRECISION_HINT": {"float32": "f32", "bfloat16": "bf16"}[precision],
@@ -192,6 +188,24 @@ def openvino(
     elif not fixed:  # bfloat16 is too coarse to tell
         openvino(net, size, "float32", fixed=False)
     return network
+
+
+_one_at_a_time = Lock()
+
+
+@contextmanager
+def _converting() -> Iterator[None]:
+    """Alone, for tracing cannot be done twice at a time; and what it does to logs and warnings is undone."""
+    root = logging.getLogger()
+    with _one_at_a_time:
+        level, filters, handlers = root.level, root.filters[:], root.handlers[:]
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of tracing, for the maker of the network
+                yield
+        finally:  # which the converter does where it succeeds
+            root.setLevel(level)
+            root.filters, root.handlers = filters, handlers
 
 
 def _check_sizes(net: Photos, network: Callable[[NDArray[np.uint8]], NDArray[np.float32]], size: int) -> None:

@@ -1,9 +1,16 @@
-"""What goes wrong in a way that the user can mend, and how a stage reports it."""
+"""What goes wrong in a way that the user can mend, and how a stage or a command reports it."""
 
 import errno
 import logging
+import os
+import signal
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from time import monotonic
+from types import FrameType
+from typing import Any, TextIO
 
 # Of errors of the system: what the owner of a file can mend.
 OF_FILES = (errno.EACCES, errno.EPERM, errno.EROFS, errno.EISDIR, errno.ENOTDIR, errno.ELOOP, errno.EIO)
@@ -16,24 +23,32 @@ class InputError(Exception):
     """Bad input: the message names the file or parameter, what was seen and what is allowed."""
 
 
+class Terminated(KeyboardInterrupt):
+    """What SIGTERM and SIGHUP raise; the argument is the number of the signal."""
+
+
 def run(main: Callable[[], None]) -> None:
     """Run a stage: logs go to stderr, an `InputError` becomes one line and exit code 1.
 
-    So does an error of the system that names a file which may not be read or written.
+    So does an error of the system that names a file which may not be read or written. Ctrl-C, SIGTERM and
+    SIGHUP become one line, too, with the notes of the exception, and 128 + their number.
     """
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     when_done.clear()
     try:
-        main()
-        for check in when_done:
-            check()
+        with streams(), terminable(terminate):
+            logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+            main()
+            for check in when_done:
+                check()
     except InputError as error:
         sys.exit(f"error: {error}")
     except OSError as error:
         sys.exit(f"error: {of_file(error)}")
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        sys.exit(130)
+    except KeyboardInterrupt as stop:
+        terminated = isinstance(stop, Terminated)
+        word = "terminated" if terminated else "interrupted"
+        print("; ".join([word, *getattr(stop, "__notes__", [])]), file=sys.stderr)
+        sys.exit(128 + (stop.args[0] if terminated else signal.SIGINT))
 
 
 def of_file(error: OSError) -> str:
@@ -41,3 +56,86 @@ def of_file(error: OSError) -> str:
     if error.errno not in OF_FILES or not isinstance(error.filename, str):
         raise error
     return f"{error.filename}: {error.strerror}"
+
+
+@contextmanager
+def terminable(stop: Callable[[int, FrameType | None], None], *more: int) -> Iterator[None]:
+    """Call `stop` on SIGTERM and SIGHUP, unless they are ignored, as by nohup, and on the signals `more`."""
+    before = {}
+    if threading.current_thread() is threading.main_thread():
+        for number in {signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM), *more}:
+            if number in more or signal.getsignal(number) != signal.SIG_IGN:
+                before[number] = signal.signal(number, stop)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+_last = float("-inf")
+
+
+def terminate(number: int, _: FrameType | None) -> None:
+    """The handler of a signal that ends the process.
+
+    Shells and torchrun send more than one: only Ctrl-C disturbs the end that another one has begun.
+    """
+    global _last
+    if number == signal.SIGINT or monotonic() > _last + 5:
+        _last = monotonic()
+        raise stopped_by(number)
+
+
+def stopped_by(number: int) -> KeyboardInterrupt:
+    """The exception for a signal: KeyboardInterrupt itself for Ctrl-C."""
+    return KeyboardInterrupt() if number == signal.SIGINT else Terminated(number)
+
+
+@contextmanager
+def streams() -> Iterator[None]:
+    """Make do with any stdout and stderr: closed, on a full disk, a pipe that nobody reads any more.
+
+    A closed one becomes /dev/null: `print` would write errors to stdout, and the next file to be opened would
+    get its number. What stderr does not take is lost. Raises `InputError` where stdout does not take what is
+    printed, and exits with 1 where it is such a pipe, whose reader has seen enough.
+    """
+    for name, mode in {"stdin": "r", "stdout": "w", "stderr": "w"}.items():
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode))  # noqa: PTH123, SIM115
+    _guard(sys.stderr, _lose)
+    _guard(sys.stdout, _refuse)
+    try:
+        yield
+    finally:
+        try:
+            sys.stdout.flush()
+        finally:
+            _guard(sys.stdout, _lose)  # for Python flushes it once more when it ends
+
+
+def _guard(stream: TextIO, failed: Callable[[OSError], None]) -> None:
+    """Call `failed` where `stream` cannot be written to."""
+
+    def guarded(method: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any) -> Any:
+            try:
+                return method(*arguments)
+            except OSError as error:
+                failed(error)
+
+        return call
+
+    for name in ("write", "flush"):
+        vars(stream).pop(name, None)  # an earlier guard
+        setattr(stream, name, guarded(getattr(stream, name)))
+
+
+def _lose(_: OSError) -> None:
+    pass
+
+
+def _refuse(error: OSError) -> None:
+    if isinstance(error, BrokenPipeError):
+        sys.exit(1)
+    raise InputError(f"stdout: cannot be written ({error.strerror})")

@@ -11,13 +11,13 @@ from typing import Any, NamedTuple
 import h5py
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from landmarks import hdf5
 from landmarks.catalog import Photo
 from landmarks.describers import Describer
 from landmarks.errors import InputError
 from landmarks.files import explained
+from landmarks.progress import tqdm
 
 BLOCK_BYTES = 16 << 20
 """Of a chunk too: in smaller ones stores are read more slowly (docs/benchmarks.md)."""

@@ -15,10 +15,9 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple, Never, TypeVar
 
-from tqdm import tqdm
-
 from landmarks.errors import InputError
 from landmarks.files import explained
+from landmarks.progress import tqdm
 
 _VGG = "https://www.robots.ox.ac.uk/~vgg/data"
 _REVISITED = "http://cmp.felk.cvut.cz/revisitop/data/datasets"

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import h5py
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from landmarks import hdf5
 from landmarks.catalog import Photo, rows_by_path
 from landmarks.errors import InputError
 from landmarks.features import Store
+from landmarks.progress import tqdm
 
 if TYPE_CHECKING:
     from landmarks.search import Rows

@@ -8,7 +8,6 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from landmarks import near_copies
 from landmarks.catalog import Photo, Rejected
@@ -16,6 +15,7 @@ from landmarks.errors import InputError
 from landmarks.folders import EXPECTED, photo_files, printable
 from landmarks.images import in_order, read, stored
 from landmarks.near_copies import Hashes
+from landmarks.progress import tqdm
 from landmarks.proving import prove
 
 

@@ -9,7 +9,6 @@ import platform
 import re
 import shutil
 import signal
-import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import astuple, dataclass, fields, replace
@@ -17,7 +16,8 @@ from datetime import datetime
 from functools import partial
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any
+from types import FrameType
+from typing import Any, NamedTuple
 
 import numpy as np
 import PIL
@@ -33,15 +33,15 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, Dataset, Sampler
 from torchvision.transforms import v2
 from torchvision.utils import make_grid
-from tqdm import tqdm
 
 from landmarks import engines, images, losses, pooling, tiffs, trunks
 from landmarks.catalog import Photo, numbered
 from landmarks.describers import Whitened
-from landmarks.errors import InputError
+from landmarks.errors import InputError, stopped_by, terminable, terminate
 from landmarks.files import replacing, sha256
 from landmarks.params import OF_PAIRS, Finetuned, Sampling
 from landmarks.pooling import GeM, Pooled
+from landmarks.progress import tqdm
 
 LAST, BEST = "last.pt", "best.pt"
 COLLAPSED = 0.99
@@ -315,6 +315,17 @@ def identity(train: Sequence[Photo], val: Sequence[Photo], parameters: dict[str,
     return digest.hexdigest()[:16]
 
 
+class _Checkpoint(NamedTuple):
+    """What of a `Training` goes on."""
+
+    path: Path
+    run: str
+    net: dict[str, Any]
+    optimizer: dict[str, Any]
+    history: list[Epoch]
+    best: int
+
+
 class Training:
     """A fine-tuning: `resume`, then iterate over `epochs`, then take the `result`.
 
@@ -332,6 +343,7 @@ class Training:
         seed: int,
         checkpoints: Path,
     ) -> None:
+        """`checkpoints`: a folder for them, named by the `identity` of the run."""
         self.recipe, self.seed, self.checkpoints, self.options = recipe, seed, checkpoints, trunk.options
         self.classes, labels = numbered([photo.class_image for photo in train])
         known = [photo for photo in val if photo.class_image in self.classes]
@@ -363,6 +375,8 @@ class Training:
         self.history: list[Epoch] = []
         self.best = 0
         """The place in `history` of the epoch that did best on the validation photos."""
+        self.checkpoint: Path | None = None
+        """The newest there is."""
 
     def _loader(self, photos: "_Photos", order: "_Order") -> DataLoader[tuple[Tensor, int]]:
         # A last batch of one photo has no variance for BatchNorm to divide by; groups are of two or more.
@@ -373,24 +387,34 @@ class Training:
         )
 
     def resume(self) -> None:
-        """Go on from the last checkpoint that is whole, if there is one."""
-        for path in self._newest_first():
-            try:
-                self._load(path)
-            except (RuntimeError, UnpicklingError, EOFError, KeyError, ValueError) as error:
-                log.warning("%s is broken, left alone (%s)", path, error)
-            else:
-                log.info("going on after epoch %d of %s", len(self.history), path)
-                return
+        """Go on from the newest checkpoint that is whole and of this run, if there is one.
 
-    def _newest_first(self) -> list[Path]:
-        """The checkpoints there are: `LAST` is not the newest where the best epoch came after it."""
-        return sorted(self.checkpoints.glob("*.pt"), key=lambda path: path.stat().st_mtime_ns, reverse=True)
+        Raises `InputError` where that of the best epoch, which is to be kept, is missing beside it.
+        """
+        last, best = self._usable(LAST), self._usable(BEST)
+        if last and best and not _of_one_run(last, best):
+            log.warning("%s: not of one run with %s; left alone", last.path, BEST)
+            last = None  # The best one needs no other: it was the best so far.
+        if last and not best and self.recipe.keep == "best":
+            self._best_of(last.history, last.best)
+        newest = best if best and (not last or len(best.history) > len(last.history)) else last
+        if newest:
+            self._take(newest)
+            log.info("going on after epoch %d of %s", len(self.history), newest.path)
+
+    def _usable(self, name: str) -> "_Checkpoint | None":
+        path = self.checkpoints / name
+        try:
+            return self._read(path)
+        except InputError as error:
+            if path.exists():
+                log.warning("%s; left alone", error)
+            return None
 
     def epochs(self) -> Iterator[Epoch]:
         """Train, epoch by epoch; first yields those that a checkpoint remembers."""
         yield from self.history
-        with self._explained(), _ctrl_c():
+        with self._explained(), _signals():
             for number in range(len(self.history), self.recipe.epochs):
                 yield self._epoch(number)
 
@@ -403,13 +427,7 @@ class Training:
         if _world() > 1:
             dist.barrier()
         if self.recipe.keep == "best":
-            try:
-                self._load(self.checkpoints / BEST)
-            except FileNotFoundError:
-                raise InputError(
-                    f"{self.checkpoints / BEST}: gone; delete the rest of that folder to train anew, or set "
-                    "finetuned.keep to last"
-                ) from None
+            self._take(self._best_of(self.history, self.best))
         log.info("the model is that of epoch %d", len(self.history))
         options, trunk = self.options, self.net.trunk
         if isinstance(trunk, Pooled) and isinstance(trunk.pooling, GeM):
@@ -449,6 +467,7 @@ class Training:
         if _rank():
             return
         state = {
+            "run": self.checkpoints.name,
             "net": self.net.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "history": [astuple(epoch) for epoch in self.history],
@@ -459,21 +478,45 @@ class Training:
             torch.save(state, file)
             file.flush()
             os.fsync(file.fileno())
+        self.checkpoint = path
 
-    def _load(self, path: Path) -> None:
-        state = torch.load(path, map_location=self.device, weights_only=True)
-        self.net.load_state_dict(state["net"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.history = [Epoch(*row) for row in state["history"]]
-        self.best = state["best"]
+    def _read(self, path: Path) -> "_Checkpoint":
+        """What `_save` wrote. Raises `InputError` where it is gone, broken, or of another run."""
+        try:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+            state["history"] = [Epoch(*row) for row in state["history"]]
+            checkpoint = _Checkpoint(path, *(state[name] for name in _Checkpoint._fields[1:]))
+        except FileNotFoundError:
+            raise InputError(f"{path}: gone") from None
+        except (*trunks.UNREADABLE, UnpicklingError) as error:
+            raise InputError(f"{path}: broken ({trunks.first_line(error)})") from None
+        if checkpoint.run != self.checkpoints.name:
+            raise InputError(f"{path}: of another run ({checkpoint.run})")
+        return checkpoint
+
+    def _best_of(self, history: list[Epoch], best: int) -> "_Checkpoint":
+        path = self.checkpoints / BEST
+        advice = f"epoch {best + 1} was best; put its checkpoint back, or delete that folder to train anew"
+        try:
+            checkpoint = self._read(path)
+        except InputError as error:
+            raise InputError(f"{error}; {advice}") from None
+        if checkpoint.history != history[: best + 1]:
+            raise InputError(f"{path}: of another run; {advice}")
+        return checkpoint
+
+    def _take(self, checkpoint: "_Checkpoint") -> None:
+        self.net.load_state_dict(checkpoint.net)
+        self.optimizer.load_state_dict(checkpoint.optimizer)
+        self.history, self.best, self.checkpoint = checkpoint.history, checkpoint.best, checkpoint.path
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
         try:
             yield
-        except KeyboardInterrupt:
-            last = next(iter(self._newest_first()), None)
-            log.warning("interrupted; the last checkpoint is %s, run again to go on", last or "not yet there")
+        except KeyboardInterrupt as stop:
+            last = self.checkpoint or "not yet there"
+            stop.add_note(f"the last checkpoint is {last}, run again to go on")
             raise
         except InputError as error:
             # One raised in a worker process comes with the traceback of that process as its message.
@@ -487,26 +530,29 @@ class Training:
             ) from None
 
 
-_pressed = threading.Event()
+_came: list[int] = []
 
 
 @contextmanager
-def _ctrl_c() -> Iterator[None]:
-    """Remember Ctrl-C: a KeyboardInterrupt is lost where it comes in a `__del__` or a callback."""
+def _signals() -> Iterator[None]:
+    """Remember which signals came: an exception is lost where it comes in a `__del__` or a callback."""
 
-    def press(*_: object) -> None:
-        _pressed.set()
-        raise KeyboardInterrupt
+    def stop(number: int, frame: FrameType | None) -> None:
+        _came.append(number)
+        terminate(number, frame)
 
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGINT, press)
     try:
-        yield
+        with terminable(stop, signal.SIGINT):
+            yield
     finally:
-        signal.signal(signal.SIGINT, before)
-        _pressed.clear()
+        _came.clear()
+
+
+def _of_one_run(last: "_Checkpoint", best: "_Checkpoint") -> bool:
+    """Whether `best` is of the best epoch that `last` knows of, or of a later one."""
+    if len(best.history) > len(last.history):  # it was killed before the next `LAST`
+        return best.history[: len(last.history)] == last.history
+    return best.history == last.history[: last.best + 1]
 
 
 def _learner(trunk: trunks.Trunk, recipe: Finetuned, classes: int) -> Classifier | Embedder:
@@ -553,8 +599,8 @@ def one_pass(
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()
-            if _pressed.is_set():
-                raise KeyboardInterrupt
+            if _came:
+                raise stopped_by(_came[0])
             sums += torch.tensor([loss.item() * len(labels), *correct(logits, labels), len(labels)])
             bar.update(len(labels))
             if step % recipe.print_freq == 0:

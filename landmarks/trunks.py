@@ -2,6 +2,7 @@
 
 import difflib
 import struct
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -30,6 +31,11 @@ RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
 LITE0 = "efficientnet_lite0"
 # Where the tensors of a fine-tuned head stand in model.safetensors; no network has a layer of this name.
 HEAD = "landmark_head"
+UNREADABLE = (
+    *(RuntimeError, ValueError, EOFError, LookupError, AttributeError),
+    *(TypeError, AssertionError, OSError, struct.error),
+)
+"""What torch.load raises on broken files, besides UnpicklingError."""
 
 
 @dataclass(frozen=True)
@@ -232,7 +238,7 @@ def build(backbone: str) -> nn.Module:
     try:
         trunk: nn.Module = timm.create_model(backbone, num_classes=0)
     except RuntimeError as error:  # a tag, as in resnet18.a1_in1k, that timm does not know
-        raise InputError(f"backbone: {backbone!r}: {_first_line(error)}") from None
+        raise InputError(f"backbone: {backbone!r}: {first_line(error)}") from None
     return trunk
 
 
@@ -261,11 +267,8 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
             state = torch.load(path, map_location="cpu", weights_only=True)
             state = state.get("state_dict", state)
         state = {name.removeprefix("module."): tensor for name, tensor in state.items()}
-    except (
-        *(SafetensorError, RuntimeError, ValueError, EOFError, LookupError, AttributeError),
-        *(TypeError, AssertionError, OSError, struct.error),  # torch.load raises any of these on broken files
-    ) as error:
-        raise InputError(f"weights: {path} holds no state dict: {_first_line(error)}") from None
+    except (SafetensorError, *UNREADABLE) as error:
+        raise InputError(f"weights: {path} holds no state dict: {first_line(error)}") from None
     except UnpicklingError:
         raise InputError(
             f"weights: {path} holds more than tensors, or is no file of torch.save; save only the state dict"
@@ -314,11 +317,13 @@ def _imagenet(backbone: str) -> Mapping[str, Tensor]:
     if backbone in RESNETS:
         weights = torchvision.models.get_model_weights(backbone).IMAGENET1K_V1
         try:
-            state: Mapping[str, Tensor] = weights.get_state_dict(progress=True, check_hash=True)
+            state: Mapping[str, Tensor] = weights.get_state_dict(
+                progress=sys.stderr.isatty(), check_hash=True
+            )
         except (OSError, RuntimeError, HTTPException) as error:
             folder = Path(torch.hub.get_dir(), "checkpoints")
             raise InputError(
-                f"weights: {weights.url} cannot be downloaded ({_first_line(error)}); "
+                f"weights: {weights.url} cannot be downloaded ({first_line(error)}); "
                 f"put {weights.url.rpartition('/')[2]} into {folder}, or set weights to its path"
             ) from None
         return state
@@ -328,13 +333,14 @@ def _imagenet(backbone: str) -> Mapping[str, Tensor]:
         cfg = timm.get_pretrained_cfg(backbone)
         source = f"{cfg.hf_hub_id} of the Hugging Face hub" if cfg and cfg.hf_hub_id else backbone
         raise InputError(
-            f"weights: the weights {source} cannot be downloaded ({_first_line(error)}); "
+            f"weights: the weights {source} cannot be downloaded ({first_line(error)}); "
             "set weights to the path of its model.safetensors, or to random"
         ) from None
     return state
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """Of the message, or the name of an error that has none."""
     return next(iter(str(error).splitlines()), type(error).__name__)
 
 
@@ -358,7 +364,7 @@ def check_size(net: nn.Module, backbone: str, size: int, parameter: str, height:
             shape = net(torch.zeros(1, 3, height, size)).shape
     except (RuntimeError, AssertionError, ValueError) as error:
         raise InputError(
-            f"{parameter}: {backbone} does not take photos of {size}x{height} ({_first_line(error)})"
+            f"{parameter}: {backbone} does not take photos of {size}x{height} ({first_line(error)})"
         ) from None
     if len(shape) != 2:
         raise InputError(

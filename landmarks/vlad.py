@@ -17,10 +17,10 @@ from PIL import Image
 from scipy.spatial.distance import cdist
 from sklearn.cluster import KMeans
 from threadpoolctl import threadpool_limits
-from tqdm import tqdm
 
 from landmarks import images
 from landmarks.errors import InputError
+from landmarks.progress import tqdm
 from landmarks.whitening import Whitening, learn_pca, unit
 
 SIFT_LENGTH = 128
@@ -216,14 +216,14 @@ def train(
     def sift(path: Path) -> Floats:
         return descriptors(images.read(path), keypoints=keypoints, max_side=max_side, root_sift=root_sift)
 
-    photos = tqdm(_in_order(sift, paths, workers), "SIFT", len(paths), unit="photo", disable=None)
+    photos = tqdm(_in_order(sift, paths, workers), "SIFT", len(paths), unit="photo")
     drawn = sample(photos, len(paths), training_descriptors, seed)
     log.info("learning %d words from %d SIFT descriptors", words, len(drawn))
     centres = learn_words(drawn, words, kmeans_iterations, seed)
     vlad = Vlad(centres, None, keypoints, max_side, root_sift, normalization)
     if pca_dimensions == 0:
         return vlad
-    vectors = tqdm(_in_order(vlad.vector, paths, workers), "PCA", len(paths), unit="photo", disable=None)
+    vectors = tqdm(_in_order(vlad.vector, paths, workers), "PCA", len(paths), unit="photo")
     return replace(vlad, pca=learn_whitening(np.stack(list(vectors)), pca_dimensions))
 
 

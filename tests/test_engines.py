@@ -1,9 +1,14 @@
+import logging
 import runpy
 import sys
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
 
 import numpy as np
 import pytest
 import torch
+from numpy.testing import assert_allclose
 from torch import nn
 
 from landmarks import cores, engines, images, trunks
@@ -78,6 +83,54 @@ def test_a_network_that_openvino_does_not_take_is_told():
 
     with pytest.raises(InputError, match=r"does not take this network \(.*aten::linalg_eig\); set it to"):
         engines.openvino(Photos(Odd(), (0, 0, 0), (1, 1, 1)), SIZE, "float32")
+
+
+class Tiny(nn.Module):
+    """A network of its own in the cache of `openvino`; one that is `odd` does not convert."""
+
+    def __init__(self, seed, odd):
+        super().__init__()
+        self.scale = 1 + seed
+        self.odd = odd
+
+    def forward(self, photos):
+        if self.odd:
+            photos = torch.linalg.eig(photos[:, :, :8, :8])[0].real[..., None]
+        return self.scale * photos.mean((2, 3))
+
+
+def logging_and_warnings():
+    root = logging.getLogger()
+    return root.level, root.filters[:], root.handlers[:], root.disabled, warnings.filters[:]
+
+
+@pytest.mark.parametrize("odd", [(False, False), (True, False), (True, True)], ids=["whole", "one", "both"])
+def test_networks_that_are_converted_at_once_do_not_disturb_each_other_or_anything_else(odd, caplog):
+    caplog.set_level(logging.INFO)
+    # pytest has handlers of its own at the root, without which the converter adds one.
+    root, photo = logging.getLogger(), np.full((SIZE, SIZE, 3), 51, np.uint8)
+    for handlers in (root.handlers[:], []):
+        before = root.handlers[:]
+        root.handlers = handlers
+        state = logging_and_warnings()
+        try:
+            with ThreadPoolExecutor(2) as pool:
+                for seed in range(6):
+                    together = Barrier(2)
+
+                    def convert(fails, seed=seed, together=together):
+                        net = Photos(Tiny(seed, fails), (0, 0, 0), (1, 1, 1))
+                        together.wait()
+                        return engines.openvino(net, SIZE, "float32")(photo)
+
+                    for fails, found in [(fails, pool.submit(convert, fails)) for fails in odd]:
+                        if fails:
+                            assert "aten::linalg_eig" in str(found.exception())
+                        else:
+                            assert_allclose(found.result(), [0.2 * (1 + seed)] * 3, rtol=1e-3)
+            assert logging_and_warnings() == state
+        finally:
+            root.handlers = before
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")

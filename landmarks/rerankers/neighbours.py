@@ -3,9 +3,9 @@
 from collections.abc import Iterator
 
 import numpy as np
-from tqdm import tqdm
 
 from landmarks.features import block_rows
+from landmarks.progress import tqdm
 from landmarks.rankings import Block, nearest
 from landmarks.rerankers.descriptors import Floats
 from landmarks.search import Rows

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from landmarks.catalog import numbered, rows_by_path
 from landmarks.errors import InputError
 from landmarks.features import Store, block_rows
 from landmarks.images import Crop, Source
 from landmarks.params import RerankOptions
+from landmarks.progress import tqdm
 from landmarks.rankings import Block, nearest, own_rows
 from landmarks.rerankers import labels
 from landmarks.rerankers.chain import parse
