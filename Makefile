@@ -9,6 +9,9 @@ export PATH := $(abspath $(VENV))/bin:$(PATH)
 repro: $(INSTALLED)
 	landmarks check
 	dvc repro
+	@echo
+	@landmarks summary
+	@echo "Before these: source '$(VENV)/bin/activate'"
 
 test: $(INSTALLED)
 	pytest
