@@ -13,6 +13,9 @@ export PATH := $(BIN):$(PATH)
 repro: $(INSTALLED)
 	"$$BIN/landmarks" check
 	"$$BIN/dvc" repro
+	@echo
+	@"$$BIN/landmarks" summary
+	@echo "Before these: source '$(VENV)/bin/activate'"
 
 test: $(INSTALLED)
 	"$$BIN/pytest"

@@ -10,9 +10,18 @@ from importlib.metadata import version
 from pathlib import Path
 
 from landmarks.cores import CORES
+from landmarks.errors import InputError
 
 PAUSE = 0.3
 """Seconds before each way: threads of OpenMP go on spinning after their work, and would slow the next one."""
+
+
+def photos_below(folder: Path) -> list[Path]:
+    """The files below `folder`, sorted. Raises `InputError` where there are none."""
+    photos = sorted(path for path in folder.rglob("*") if path.is_file())
+    if not photos:
+        raise InputError(f"{folder}: no photos below it; name a folder that has a folder a landmark")
+    return photos
 
 
 def paired(ways: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:

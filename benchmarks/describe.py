@@ -11,12 +11,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from common import paired, ratio, report
+from common import paired, photos_below, ratio, report
 from numpy.typing import NDArray
 from PIL import Image
 
 from landmarks import engines, images, scoring, search, trunks
 from landmarks.catalog import numbered
+from landmarks.errors import run
 
 WAYS = [(engine, precision) for precision in ("float32", "bfloat16") for engine in ("torch", "openvino")]
 ROUNDS = 3
@@ -31,7 +32,7 @@ def main() -> None:
     parser.add_argument("--weights", default="random")
     options = parser.parse_args()
 
-    distinct = sorted(path for path in options.images.rglob("*") if path.is_file())
+    distinct = photos_below(options.images)
     classes = numbered([path.relative_to(options.images).parts[0] for path in distinct])[1]
     trunk = trunks.pretrained(options.backbone, options.weights, 224, "avgpool", seed=0)
     original = np.concatenate([one_by_one(trunk, path) for path in distinct])
@@ -150,4 +151,4 @@ def loo_map(descriptors: NDArray[np.float32], classes: NDArray[np.intp]) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -8,11 +8,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from common import report
+from common import photos_below, report
 from numpy.typing import NDArray
 
 from landmarks import search, trunks, whitening
 from landmarks.catalog import numbered
+from landmarks.errors import run
 
 WAYS: dict[str, dict[str, object]] = {
     "avg, 224 pixels": {"image_size": 224},
@@ -42,7 +43,7 @@ def main() -> None:
     parser.add_argument("images", type=Path, help="a folder of photos, a folder a landmark")
     parser.add_argument("--splits", type=int, default=5)
     options = parser.parse_args()
-    photos = sorted(path for path in options.images.rglob("*") if path.is_file())
+    photos = photos_below(options.images)
     classes = numbered([path.relative_to(options.images).parts[0] for path in photos])[1]
     splits = [thirds(classes, seed) for seed in range(options.splits)]
 
@@ -116,4 +117,4 @@ def spread(values: list[float]) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -3,13 +3,14 @@
 python benchmarks/geometric.py data/vietnam5/images
 """
 
-import sys
+import argparse
 from pathlib import Path
 
 import numpy as np
-from common import over_cores
+from common import over_cores, photos_below
 
 from landmarks import params
+from landmarks.errors import run
 from landmarks.rerankers import geometric
 
 ROUNDS = 3
@@ -17,7 +18,9 @@ QUERIES, CANDIDATES = 50, 100
 
 
 def main() -> None:
-    photos = sorted(path for path in Path(sys.argv[1]).rglob("*") if path.is_file())
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("images", type=Path, help="a folder of photos")
+    photos = photos_below(parser.parse_args().images)
     options = params.load().rerank_options.geometric
     random = np.random.default_rng(0)
     drawn = [random.choice(len(photos), CANDIDATES + 1, replace=False) for _ in range(QUERIES)]
@@ -40,4 +43,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

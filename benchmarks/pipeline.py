@@ -14,7 +14,10 @@ from pathlib import Path
 import yaml
 from common import ratio, report
 
+from landmarks.errors import InputError, run
+
 ROUNDS = 5
+CACHE = Path(".dvc/cache/files")
 CHANGES = {
     "nothing": ["distance=L1", "distance=L1"],
     "rerank": ["rerank=two", "rerank=one"],
@@ -24,10 +27,12 @@ CHANGES = {
 
 def main() -> None:
     root = Path.cwd()
+    if not (root / CACHE).is_dir():
+        raise InputError(f"{CACHE}: no such folder; run `make repro` first, and commit what it changed")
     with tempfile.TemporaryDirectory() as folder:
         real, empty = copy(root, Path(folder, "real")), copy(root, Path(folder, "empty"))
         do_nothing(empty / "dvc.yaml")
-        run(empty, "dvc", "repro", "--force")
+        do(empty, "dvc", "repro", "--force")
         rows = []
         for name, (there, back) in CHANGES.items():
             seconds: dict[str, list[float]] = {"real": [], "empty": []}
@@ -38,7 +43,7 @@ def main() -> None:
                         # Without the run cache, which would restore what an earlier round has made.
                         shutil.rmtree(project / ".dvc/cache/runs", ignore_errors=True)
                         start = time.perf_counter()
-                        run(project, "dvc", "repro")
+                        do(project, "dvc", "repro")
                         seconds[kind].append(time.perf_counter() - start)
             more = statistics.median(a - b for a, b in zip(seconds["real"], seconds["empty"], strict=True))
             medians = [f"{statistics.median(seconds[kind]):.2f}" for kind in ("real", "empty")]
@@ -54,7 +59,7 @@ def main() -> None:
 def copy(root: Path, folder: Path) -> Path:
     subprocess.run(["git", "clone", "--quiet", str(root), str(folder)], check=True)
     shutil.copytree(root / ".dvc/cache", folder / ".dvc/cache", copy_function=hardlink)
-    run(folder, "dvc", "checkout")
+    do(folder, "dvc", "checkout")
     return folder
 
 
@@ -82,9 +87,14 @@ def change(project: Path, setting: str) -> None:
     path.write_text(re.sub(rf"^{name}: \w+", f"{name}: {value}", path.read_text(), flags=re.MULTILINE))
 
 
-def run(folder: Path, *command: str) -> None:
-    subprocess.run(command, cwd=folder, check=True, capture_output=True)
+def do(folder: Path, *command: str) -> None:
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    if done.returncode:
+        raise InputError(
+            f"`{' '.join(command)}` failed in a clone of this repository; run `make repro` first, and commit "
+            f"what it changed\n{done.stderr.strip()}"
+        )
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -12,6 +12,7 @@ from pathlib import Path
 from common import report
 
 from landmarks import features, params, rankings
+from landmarks.errors import run
 from landmarks.rerankers.chain import METHODS
 from landmarks.rerankers.reranker import Reranker
 
@@ -57,4 +58,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -3,19 +3,21 @@
 python benchmarks/vlad.py data/vietnam5/images
 """
 
-import sys
+import argparse
 from pathlib import Path
 
-from common import over_cores
+from common import over_cores, photos_below
 
 from landmarks import vlad
+from landmarks.errors import run
 
 ROUNDS = 5
 
 
 def main() -> None:
-    folder = Path(sys.argv[1])
-    photos = sorted(path for path in folder.rglob("*") if path.is_file())
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("images", type=Path, help="a folder of photos")
+    photos = photos_below(parser.parse_args().images)
     model = vlad.train(
         photos[::4],
         words=64,
@@ -38,4 +40,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -166,7 +166,7 @@ class Index:
         reranker = self._reranker(rerank, distance)
         if "geometric" in rerank and not photos and None in paths:
             raise InputError("rerank: geometric compares photos, and only descriptors were given")
-        queries = photos or [b""] * len(paths)
+        queries = [_from_anywhere(photo) for photo in photos or [b""] * len(paths)]
         sources = [Path(path) if path else photo for path, photo in zip(paths, queries, strict=True)]
         own = rankings.own_rows([path or "" for path in paths], self.row_of)
         depth = rankings.ranking_depth(len(self.photos), self.params.retrieve.depth)
@@ -232,6 +232,10 @@ class Index:
                     if row != NO_ROW
                 ],
             )
+
+
+def _from_anywhere(photo: Source) -> Source:
+    return photo.absolute() if isinstance(photo, Path) else photo
 
 
 def _unreadable(photo: Path) -> InputError | None:

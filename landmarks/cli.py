@@ -4,6 +4,7 @@ import io
 import json
 import os
 import re
+import shlex
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -17,13 +18,19 @@ from unicodedata import normalize
 
 import typer
 
-from landmarks import cli_datasets, params
+from landmarks import __version__, cli_datasets, params
+from landmarks.cli_datasets import AsJson, enter_root
 from landmarks.errors import InputError, of_file, streams
 
 if TYPE_CHECKING:  # each command imports what it needs, so that --help is there at once
     from landmarks.asking import Answer, Index
 
-app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False)
+app = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
 app.add_typer(cli_datasets.app)
 
 MODEL = Path("models/model.safetensors")
@@ -32,7 +39,7 @@ RESULTS = ("query_path", "predicted_class", "rank", "distance", "image_path", "c
 Photos = Annotated[
     list[str],
     typer.Argument(
-        help="Files, folders, or quoted patterns such as 'holiday/**/*.jpg'.",
+        help="Files, folders, or quoted patterns such as 'data/demo/images/**/00*.jpg'.",
         metavar="PHOTO...",
         show_default=False,
     ),
@@ -49,18 +56,27 @@ Rerank = Annotated[
     ),
 ]
 Item = TypeVar("Item")
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 AsJsonLines = Annotated[bool, typer.Option("--json", help="Print a line of JSON for each photo.")]
 
 
+def _tell_version(wanted: bool) -> None:
+    if wanted:
+        print(f"landmarks {__version__}")
+        raise typer.Exit
+
+
 @app.callback()
-def landmarks() -> None:
-    """Ask the model and the index that `dvc repro` built. Run it in the root of the repository.
+def landmarks(
+    _version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=_tell_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Ask the model and the index that `dvc repro` built. Run it in any folder of the repository.
 
     \b
     Examples:
-      landmarks predict holiday/1.jpg
-      landmarks query holiday/1.jpg --out answers
+      landmarks predict data/demo/images/castle_keep/006.jpg
+      landmarks query data/demo/images/castle_keep/006.jpg --out answers
     """
 
 
@@ -86,6 +102,7 @@ def check(
     """
     from landmarks import folders
 
+    enter_root()
     name = (params.load().dataset if dataset is None else dataset).rstrip("/")
     if name in ("", ".", "..") or "/" in name:
         raise InputError(f"dataset: {dataset!r} is not the name of a folder below data/")
@@ -113,13 +130,13 @@ def predict(photos: Photos, distance: Distance = None, as_json: AsJsonLines = Fa
 
     \b
     Examples:
-      landmarks predict holiday/1.jpg
-      landmarks predict --json holiday 'archive/**/*.png'
+      landmarks predict data/demo/images/castle_keep/006.jpg
+      landmarks predict --json data/demo/images/castle_keep 'data/demo/images/**/000.jpg'
     """
     from landmarks.asking import Index
 
     failed = 0
-    for photo, answer in Index.open().answer_each(_files(photos), distance, "one"):
+    for photo, answer in Index.open(params.root()).answer_each(_files(photos), distance, "one"):
         failed += isinstance(answer, InputError)
         _print(photo, answer, as_json, results=False)
     raise typer.Exit(min(failed, 1))
@@ -146,14 +163,14 @@ def query(
 
     \b
     Examples:
-      landmarks query holiday/1.jpg
-      landmarks query holiday --top 10 --distance L2 --rerank two
-      landmarks query holiday/*.jpg --out answers
+      landmarks query data/demo/images/castle_keep/006.jpg
+      landmarks query data/demo/images/castle_keep --top 10 --distance L2 --rerank two
+      landmarks query data/demo/images/*/000.jpg --out answers
     """
     from landmarks import catalog
     from landmarks.asking import Index
 
-    index = Index.open()
+    index = Index.open(params.root())
     if out:
         _make_empty(out)
     names = _Names("results.csv")
@@ -189,7 +206,7 @@ def measure(
     """
     from landmarks.asking import Index
 
-    index = Index.open()
+    index = Index.open(params.root())
     files = [index.root / index.photos[row].image_path for row in _spread(len(index.photos), photos)]
     size = index.params.extract.batch_size
     batches = [files[start : start + size] for start in range(0, len(files), size)]
@@ -219,7 +236,10 @@ def evaluate_model(
     split: Annotated[
         Literal["train", "val", "test", "index"], typer.Option(help="The part whose photos are classified.")
     ] = "val",
-    model: Annotated[Path, typer.Option(help="A model made with model=finetuned.")] = MODEL,
+    model: Annotated[
+        Path | None,
+        typer.Option(help=f"A model made with model=finetuned. [default: {MODEL.as_posix()}]"),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Score a fine-tuned model as a classifier.
@@ -230,11 +250,12 @@ def evaluate_model(
     Example:
       landmarks evaluate-model --split test
     """
+    [chosen] = enter_root(str(model or params.root() / MODEL))
     options = params.load()
     from landmarks import catalog, describers, training
 
     photos = catalog.read_photos(Path("data/splits", f"{split}.csv"))
-    figures = training.evaluate(describers.read(model), photos, options.finetuned)
+    figures = training.evaluate(describers.read(Path(chosen)), photos, options.finetuned)
     if as_json:
         print(json.dumps(figures))
     else:
@@ -242,9 +263,43 @@ def evaluate_model(
 
 
 @app.command()
+def summary(as_json: AsJson = False) -> None:
+    """Tell what the pipeline reached, and what to try next.
+
+    \b
+    Examples:
+      landmarks summary
+      landmarks summary --json
+    """
+    from landmarks import reports
+
+    enter_root()
+    rerank = "one" if params.load().rerank == "two" else "two"
+    report = reports.read(Path("reports"))
+    photos = (query.photo.image_path for query in report.queries)
+    photo = next(filter(os.path.isfile, photos), None)
+    if as_json:
+        print(json.dumps({"metrics": report.metrics, "photo": photo}))
+        return
+    figures = [
+        f"{name} {value:.3f}"
+        for name, value in report.metrics.items()
+        if name == "accuracy" or (name.startswith("map") and not name.endswith(("_low", "_high")))
+    ]
+    counts = [f"{name} {report.metrics[name]}" for name in ("queries", "index") if name in report.metrics]
+    print(f"Reached: {', '.join(figures + counts)} (reports/metrics.json)")
+    print("To look at it: dvc plots show, landmarks serve, or the file reports/gallery/index.html")
+    asked = f"landmarks predict {shlex.quote(photo)}, or " if photo else ""
+    print(f"To go on: {asked}dvc exp run -S rerank={rerank}")
+
+
+@app.command()
 def serve(
     host: Annotated[
-        str, typer.Option(help="The address to listen at; 0.0.0.0 for all of them.")
+        str,
+        typer.Option(
+            help="The address to listen at; 0.0.0.0 for all of this machine, :: for all by IPv6 alone."
+        ),
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 for any that is free.")] = 8000,
     allow_host: Annotated[
@@ -269,14 +324,17 @@ def serve(
     from landmarks import serving
     from landmarks.asking import Index
 
-    index = Index.open()
+    if not all(map(str.strip, allow_host or [])):
+        raise InputError("--allow-host: '' is no name; name a host, or leave the option out")
+    index = Index.open(params.root())
     listening = serving.listen(host, port)
     hosts = frozenset(map(str.lower, allow_host)) if allow_host else serving.hosts_of(listening, host)
     address = f"http://{f'[{host}]' if ':' in host else host}:{listening.getsockname()[1]}/"
     if as_json:
         print(json.dumps({"url": address}), flush=True)
     else:
-        print(f"{len(index.photos)} photos at {address} (stop with Ctrl-C)", flush=True)
+        alone = "IPv6 alone; " * serving.ipv6_alone(listening)
+        print(f"{len(index.photos)} photos at {address} ({alone}stop with Ctrl-C)", flush=True)
     serving.serve(index, listening, hosts)
 
 

@@ -1,18 +1,34 @@
 """The commands of `landmarks` that bring published photos and their ground truth into `data/`."""
 
+import json
 import logging
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
+from landmarks import params
 from landmarks.errors import InputError
 
 app = typer.Typer()
 
 DOWNLOADS = Path("downloads")
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Urls = Annotated[list[str] | None, typer.Option(help="A URL in the place of a published one.")]
+
+
+def enter_root(*paths: str) -> list[str]:
+    """Go to the root of the repository; returns `paths` or URLs as they are to be named from there."""
+    root = params.root()
+    if root == Path():
+        return list(paths)
+    from landmarks.fetching import is_url
+
+    absolute = [path if is_url(path) else os.path.abspath(path) for path in paths]  # noqa: PTH100
+    os.chdir(root)
+    return absolute
 
 
 @app.command()
@@ -23,6 +39,7 @@ def fetch(
         typer.Argument(help="Archives that are here already, in the place of published ones."),
     ] = None,
     url: Urls = None,
+    as_json: AsJson = False,
 ) -> None:
     """Download Oxford5k or Paris6k and sort the photos into data/<name>/images/<landmark>/.
 
@@ -35,22 +52,27 @@ def fetch(
       landmarks fetch paris ~/paris_1-v1.tgz
       landmarks fetch paris --url https://mirror.example/paris_all.tgz
     """
-    from landmarks import fetching  # here, so that --help is there at once
+    from landmarks import fetching, folders  # here, so that --help is there at once
 
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    given = [*enter_root(*(files or [])), *(url or [])]
     images = Path("data", name, "images")
     if images.exists():
         raise InputError(f"{images}: is there already; delete it to fetch the photos anew")
-    sources = fetching.chosen(fetching.ARCHIVES[name], [*(files or []), *(url or [])])
+    sources = fetching.chosen(fetching.ARCHIVES[name], given)
     photos = fetching.fetch(sources, images, DOWNLOADS)
     published, broken = fetching.PHOTOS[name], len(fetching.BROKEN.intersection(photos))
+    if as_json:
+        told = {"images": images.as_posix(), "photos": len(photos), "published": published, "broken": broken}
+        print(json.dumps(told))
+        return
     print(f"{len(photos)} photos in {images}" + (f"; {published} are published" * (len(photos) != published)))
     if broken:
         print(f"{broken} of them were published broken; data/rejected.csv will list them")
     print("They are their owners' photos, under Flickr's terms: do not publish them.")
     if DOWNLOADS.exists():
         print(f"{DOWNLOADS} has the archives and may be deleted.")
-    print(f"To let DVC keep the photos: dvc add {images}")
+    print(f"To let DVC keep the photos: {folders.tracking(images.as_posix())}")
 
 
 @app.command()
@@ -62,6 +84,7 @@ def ground_truth(
         typer.Argument(help="A .tgz or a folder of text files (oxford), or a gnd_*.pkl (revisited)."),
     ] = None,
     url: Annotated[str | None, typer.Option(help="A URL in the place of the published one.")] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Make data/<dataset>/ground_truth.csv from the published ground truth of Oxford5k or Paris6k.
 
@@ -73,7 +96,8 @@ def ground_truth(
     from landmarks import fetching
     from landmarks import ground_truth as truths
 
-    source = file or url or fetching.GROUND_TRUTH.get((protocol, dataset))
+    given = enter_root(*([file] if file else []))
+    source = next(iter(given), url) or fetching.GROUND_TRUTH.get((protocol, dataset))
     if source is None:
         raise InputError(
             f"dataset: {dataset!r} has no published ground truth, oxford and paris have; name a file or --url"
@@ -83,6 +107,10 @@ def ground_truth(
     path = Path("data", dataset, "ground_truth.csv")
     truths.write(path, truth)
     grades = [grade for judged in truth.values() for grade in judged.values()]
-    counts = (f"{grades.count(grade)} {grade}" for grade in truths.GRADES[protocol])
-    print(f"{path}: {len(truth)} queries, {', '.join(counts)}")
+    counts = {grade: grades.count(grade) for grade in truths.GRADES[protocol]}
+    if as_json:
+        print(json.dumps({"ground_truth": path.as_posix(), "queries": len(truth), **counts}))
+        return
+    told = (f"{count} {grade}" for grade, count in counts.items())
+    print(f"{path}: {len(truth)} queries, {', '.join(told)}")
     print(f"To score by it: split.method=ground_truth and evaluate.protocol={protocol}")

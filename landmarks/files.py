@@ -46,6 +46,11 @@ def unreadable(path: Path, error: OSError) -> InputError:
     return InputError(f"{path}: cannot be read ({os.strerror(error.errno) if error.errno else error})")
 
 
+def in_copy() -> bool:
+    """Whether this folder is a copy of what Git and DVC track, in which DVC runs a queued experiment."""
+    return "/.dvc/tmp/exps/" in Path.cwd().as_posix()
+
+
 def sha256(path: Path) -> str:
     """Hexadecimal SHA-256 of the content of `path`."""
     with path.open("rb") as file:

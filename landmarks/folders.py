@@ -3,6 +3,7 @@
 import errno
 import logging
 import os
+import shlex
 import stat
 import unicodedata
 from collections import Counter
@@ -12,6 +13,7 @@ from itertools import islice
 from pathlib import Path
 
 from landmarks.errors import InputError
+from landmarks.files import in_copy
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +42,11 @@ NAMED = 20
 TOLD = 8
 """How many names of what is left out are told, but for those of whole landmark folders."""
 EXPECTED = "expected one folder of photos per landmark, as in {}/<landmark>/photo.jpg"
+NOT_ASCII = (
+    "a path with other letters than ASCII, below which DVC runs no copies: `dvc exp run --temp` fails and "
+    "--run-all waits for ever; move the repository to use them"
+)
+COMMITTED_ONLY = "; DVC runs this experiment in a copy of what Git and DVC track, so first: {}"
 LINKED = "a link to a folder, in which DVC sees no change; move or copy the folder here, or make {} the link"
 NESTED = {
     ".dvc": "for DVC its folder is another project, whose photos it does not track; move it away",
@@ -128,7 +135,8 @@ def check(dataset: str, drawn: bool = False) -> Checked:
         if not missing and not any(found.landmarks.values()):
             missing = f"no file in its landmark folders; {EXPECTED.format(images)}"
         obstacles |= {images: missing} if missing else {}
-    warnings = [
+    warnings = of_root()
+    warnings += [
         f"{escaped(images)}: {spelled(group, found.landmarks, 'file')} are alike, but landmarks of their own "
         "unless create_csv.merge_alike is true"
         for group in alike(found.landmarks)
@@ -143,6 +151,12 @@ def check(dataset: str, drawn: bool = False) -> Checked:
         warnings,
         found.told(),
     )
+
+
+def of_root() -> list[str]:
+    """A warning where the path of this folder, the root of the repository, is in the way of DVC."""
+    root = str(Path.cwd())
+    return [] if root.isascii() else [f"{escaped(root)}: {NOT_ASCII}"]
 
 
 def photo_files(images: Path) -> list[Path]:
@@ -166,8 +180,15 @@ def photo_files(images: Path) -> list[Path]:
 def _missing(images: str, found: Survey) -> str:
     """Why there are no landmarks, or ''."""
     if not os.path.isdir(images):  # noqa: PTH112, which raises where it may not look
-        return f"no such folder; {EXPECTED.format(images)}"
+        first = COMMITTED_ONLY.format(tracking(images)) if in_copy() else ""
+        return f"no such folder; {EXPECTED.format(images)}{first}"
     return "" if found.landmarks else f"no class folder in it; {EXPECTED.format(images)}"
+
+
+def tracking(path: str) -> str:
+    """The command that lets DVC and Git track what is at `path`."""
+    tracked = shlex.quote(path)
+    return f"dvc add {tracked} && git add {shlex.quote(f'{path}.dvc')} && git commit -m 'Add photos'"
 
 
 def survey(images: Path, beside: bool = False) -> Survey:

@@ -2,6 +2,7 @@
 
 import difflib
 import json
+import os
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
@@ -368,6 +369,19 @@ class Params(Section):
                 f"{protocol} it must be false"
             )
         return self
+
+
+def root() -> Path:
+    """The root of the repository as a path from here: the nearest folder with the files of the pipeline.
+
+    This folder where there is none, or where it has parameters of its own.
+    """
+    if PATH.exists():
+        return Path()
+    for up, folder in enumerate(Path.cwd().parents, 1):
+        if all(os.path.isfile(folder / name) for name in (PATH, "dvc.yaml")):  # noqa: PTH113, which may raise
+            return Path(*[".."] * up)
+    return Path()
 
 
 def load(path: Path = PATH) -> Params:

@@ -1,13 +1,14 @@
 """Scores of rankings. In all of them `relevant` is bool (Q, K): the result is of the query's class."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from landmarks.catalog import Photo, numbered
 from landmarks.errors import InputError
-from landmarks.rankings import NO_ROW, Rankings
+from landmarks.rankings import NO_ROW, Block, Rankings
 
 Relevant = NDArray[np.bool_]
 Scores = NDArray[np.float64]
@@ -42,6 +43,24 @@ def reference_precision(relevant: Relevant) -> Scores:
     """The figure (Q,) of the original project: the mean of precision@1 to 5, 0 if the first is wrong."""
     at = [precision_at(relevant, k) for k in range(1, 6)]
     return np.where(relevant[:, 0], np.mean(at, axis=0), 0.0)
+
+
+NEAREST = 10
+ROUNDING = 1e-5
+"""How far distances may differ, as a share of the larger one, and be one distance but for rounding."""
+
+
+def tied(block: Block) -> NDArray[np.bool_]:
+    """Whether the first `NEAREST` results, three at least, are equally far from their query: (Q,).
+
+    Their order is then that of the index, by path, and says nothing of the photos.
+    """
+    there = block.rows[:, :NEAREST] != NO_ROW
+    distances = block.distances[:, :NEAREST].astype(float)
+    low = distances.min(axis=1, where=there, initial=np.inf)
+    high = distances.max(axis=1, where=there, initial=0)
+    alike: NDArray[np.bool_] = (low >= (1 - ROUNDING) * high) & (there.sum(axis=1) > 2)
+    return alike
 
 
 def mean_by_class(scores: Scores, classes: NDArray[np.intp]) -> dict[int, float]:
@@ -118,6 +137,8 @@ class Report:
     positives: int
     """Relevant photos of the index, summed over the queries."""
     index: int
+    tied: NDArray[np.bool_]
+    """Whether the first results are in no order, see `tied`."""
 
     def shows(self, query: int, image: Photo) -> bool | None:
         """Whether `image` is a right result of the query; None where it does not count."""
@@ -163,7 +184,7 @@ def score(rankings: Rankings, reject_above: float | None) -> Report:
     own = np.array([photo.image_path in indexed for photo in rankings.queries], np.intp)
     positives = np.bincount(index_classes, minlength=len(names))[query_classes] - own
 
-    columns: list[tuple[Scores, ...]] = []
+    columns: list[tuple[NDArray[Any], ...]] = []
     curve = np.zeros(len(RECALLS))
     for part, block in rankings.blocks():
         relevant = (index_classes[block.rows] == query_classes[part, None]) & (block.rows != NO_ROW)
@@ -175,11 +196,12 @@ def score(rankings: Rankings, reject_above: float | None) -> Report:
                 precision_at(relevant, 1),
                 precision_at(relevant, 5),
                 recall_at(relevant, 5),
+                tied(block),
             )
         )
         curve += np.nansum(precision_recall(relevant, positives[part]), axis=0)
     nearest, *scores = (np.concatenate(column) for column in zip(*columns, strict=True))
-    average, reference, first, five, recall = scores
+    average, reference, first, five, recall, alike = scores
 
     accepted = nearest <= (np.inf if reject_above is None else reject_above)
     predicted = [
@@ -189,4 +211,4 @@ def score(rankings: Rankings, reject_above: float | None) -> Report:
     right = np.array([a == b for a, b in zip(predicted, answers, strict=True)], float)
     curve /= max(1, int(np.count_nonzero(positives)))
     counts = int(positives.sum()), len(rankings.index)
-    return Report(truth, predicted, right, average, reference, first, five, recall, curve, *counts)
+    return Report(truth, predicted, right, average, reference, first, five, recall, curve, *counts, alike)

@@ -1,10 +1,14 @@
 """Check all parameters, and that DVC can read the photos of the dataset, before anything runs long."""
 
+import logging
+
 from landmarks import folders, params
 from landmarks.errors import InputError, run
 
 
 def main() -> None:
+    for warning in folders.of_root():
+        logging.warning(warning)
     dataset = params.load().dataset
     checked = folders.check(dataset, drawn=dataset == "demo")
     if checked.obstacles:

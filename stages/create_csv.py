@@ -6,6 +6,7 @@ from pathlib import Path
 
 from landmarks import catalog, fetching, folders, ground_truth, near_copies, params, scanning
 from landmarks.errors import InputError, run
+from landmarks.files import in_copy
 
 
 def main() -> None:
@@ -65,9 +66,10 @@ def named(photos: list[catalog.Photo], merge: bool) -> list[catalog.Photo]:
 
 def read_truth(path: Path) -> ground_truth.GroundTruth:
     if not path.exists():
+        first = f"; DVC runs this in a copy of what Git tracks, so first: git add {path} && git commit"
         raise InputError(
             f"{path}: no such file, but split.method is ground_truth; `landmarks ground-truth` makes it from "
-            "published files, docs/ground-truth.md says how to write one"
+            f"published files, docs/ground-truth.md says how to write one{first * in_copy()}"
         )
     return ground_truth.read(path)
 

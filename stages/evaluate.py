@@ -23,10 +23,21 @@ def main() -> None:
         report = protocols.score(ranked, truth, protocol, queries_in_index, options.evaluate.reject_above)
         catalog.write_rows(REPORTS / "results.csv", RESULTS, results(ranked, report))
     write_plots(report)
+    warn_of_ties(report)
     metrics = report.metrics(options.evaluate.bootstrap)
     with replacing(REPORTS / "metrics.json") as temporary:
         temporary.write_text(json.dumps(metrics, indent=2) + "\n")
     logging.info(json.dumps(metrics))
+
+
+def warn_of_ties(report: scoring.Report) -> None:
+    ties = np.count_nonzero(report.tied)
+    if ties > len(report.tied) / 2:
+        logging.warning(
+            "%d of %d queries are equally far from all of their nearest results, whose order is then that of "
+            "their paths: photos are described alike, and the figures mean nothing",
+            *(ties, len(report.tied)),
+        )
 
 
 RESULTS = ("query_path", "query_class", "predicted_class", "rank", "distance", "image_path", "class_image")

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from landmarks.catalog import Photo, read_catalog
 from landmarks.cli import app
 from landmarks.errors import InputError
-from landmarks.folders import NAMED
+from landmarks.folders import NAMED, NOT_ASCII
 from stages import check, create_csv
 
 ROOT = Path(__file__).parents[1]
@@ -179,3 +179,76 @@ def test_the_stage_writes_the_names_that_are_set(make_photo, merge, classes):
         make_photo(Path("data/mine/images", name), seed)
     create_csv.main()
     assert [photo.class_image for photo in read_catalog(Path("data/catalog.csv"))[0]] == [*classes, "a\u00a0"]
+
+
+@pytest.mark.parametrize(
+    ("place", "shown"),
+    [
+        ("đường", "đường"),
+        ("数据/repo", "数据/repo"),
+        ("caf\u00e9 \u200b", "caf\u00e9 \\u200b"),
+        ("ﬁ/a/b", "ﬁ/a/b"),
+        (os.fsdecode(b"\xff"), "\\xff"),
+        ("my photos", None),
+        ("~$#", None),
+    ],
+)
+def test_a_path_below_which_dvc_runs_no_copies_is_warned_of(tmp_path, monkeypatch, caplog, place, shown):
+    try:
+        (tmp_path / place).mkdir(parents=True)
+    except OSError:
+        pytest.skip("this file system has UTF-8 names only")
+    monkeypatch.chdir(tmp_path / place)
+    choose("mine")
+    put("mine/images/a/1.jpg")
+    code, _, err = ask()
+    check.main()
+    warnings = [f"{tmp_path.resolve()}/{shown}: {NOT_ASCII}"] if shown else []
+    assert (code, err.splitlines()) == (0, [f"warning: {warning}" for warning in warnings])
+    assert caplog.messages == json.loads(ask("--json")[1])["warnings"] == warnings
+
+
+COPIES = [".dvc/tmp/exps/tmpy_7h15c5", ".dvc/tmp/exps/standalone/tmpkby4o025"]
+
+
+@pytest.mark.parametrize("copy", COPIES)
+@pytest.mark.parametrize(
+    ("dataset", "path"),
+    [("mine", "data/mine/images"), ("2024", "data/2024/images"), ("我的 照片", "'data/我的 照片/images'")],
+)
+def test_photos_that_a_queued_experiment_lacks_are_to_be_committed(
+    tmp_path, monkeypatch, copy, dataset, path
+):
+    choose(dataset)
+    with pytest.raises(InputError) as outside:
+        check.main()
+    (tmp_path / copy).mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / copy)
+    choose(dataset)
+    with pytest.raises(InputError) as inside:
+        check.main()
+    track = (
+        f"dvc add {path} && git add {path[:-1]}.dvc' "
+        if "'" in path
+        else f"dvc add {path} && git add {path}.dvc "
+    )
+    assert str(outside.value).startswith(
+        f"data/{dataset}/images: no such folder; expected one folder of photos"
+    )
+    assert str(inside.value) == (
+        f"{outside.value}; DVC runs this experiment in a copy of what Git and DVC track, so first: {track}"
+        "&& git commit -m 'Add photos'"
+    )
+    put(f"{dataset}/images/a/1.jpg")
+    check.main()
+
+
+@pytest.mark.parametrize("copy", COPIES)
+def test_a_ground_truth_that_a_queued_experiment_lacks_is_to_be_committed(tmp_path, monkeypatch, copy):
+    path = Path("data/mine/ground_truth.csv")
+    with pytest.raises(InputError, match=r"docs/ground-truth\.md says how to write one$"):
+        create_csv.read_truth(path)
+    (tmp_path / copy).mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / copy)
+    with pytest.raises(InputError, match=r"so first: git add data/mine/ground_truth\.csv && git commit$"):
+        create_csv.read_truth(path)

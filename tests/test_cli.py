@@ -2,6 +2,7 @@ import csv
 import json
 import os
 import random
+import re
 import shutil
 import subprocess
 import sys
@@ -10,15 +11,20 @@ from types import SimpleNamespace
 from unicodedata import normalize
 
 import pytest
+import typer
 from PIL import Image
 from typer.testing import CliRunner
 
+from landmarks import __version__, params, serving
 from landmarks.asking import Answer, Index, Result
-from landmarks.catalog import Photo, printable
+from landmarks.catalog import Photo
 from landmarks.cli import _Names, _save, app
+from landmarks.cli_datasets import enter_root
 from landmarks.errors import InputError
+from landmarks.folders import printable
 
 ROOT = Path(__file__).parents[1]
+COMMANDS = sorted(typer.main.get_command(app).commands)
 
 
 @pytest.fixture
@@ -63,7 +69,7 @@ def test_no_torch_is_imported_where_no_photo_needs_it(built):
     assert not modules & {"torch", "timm", "torchvision"}
 
 
-@pytest.mark.parametrize("command", ["check", "predict", "query", "time", "evaluate-model"])
+@pytest.mark.parametrize("command", COMMANDS)
 def test_each_command_has_examples_and_json_in_its_help(ask, command):
     code, lines, _ = ask(command, "--help")
     assert code == 0
@@ -71,6 +77,7 @@ def test_each_command_has_examples_and_json_in_its_help(ask, command):
         line.startswith(f"    landmarks {command} ") or line == f"    landmarks {command}" for line in lines
     )
     assert any("--json" in line for line in lines)
+    assert ask(command, "-h")[1] == lines
 
 
 def test_predict_tells_the_landmark_the_votes_and_the_nearest_distance(ask, built):
@@ -384,3 +391,178 @@ def test_what_the_pipeline_has_not_made_is_one_line(tmp_path):
     )
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == "error: features/index.h5: no such file; `dvc repro` makes it\n"
+
+
+def test_the_version_is_that_of_the_package(ask):
+    assert ask("--version") == (0, [f"landmarks {__version__}"], "")
+
+
+def make_repository(folder, *names):
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        (folder / name).touch()
+
+
+def test_the_root_is_the_nearest_folder_above_with_the_files_of_the_pipeline(tmp_path, monkeypatch):
+    make_repository(tmp_path / "outer", "params.yaml", "dvc.yaml")
+    make_repository(tmp_path / "outer/inner", "params.yaml", "dvc.yaml")
+    make_repository(tmp_path / "outer/inner/only one/deep", "dvc.yaml")
+    make_repository(tmp_path / "outer/exported", "params.yaml")
+    (tmp_path / "outer/link").symlink_to(tmp_path / "outer/inner/only one", target_is_directory=True)
+    for place, root in {
+        "outer": ".",
+        "outer/inner": ".",
+        "outer/inner/only one": "..",
+        "outer/inner/only one/deep": "../..",
+        "outer/link": "..",  # as the system sees it
+        "outer/exported": ".",
+        ".": ".",
+    }.items():
+        monkeypatch.chdir(tmp_path / place)
+        assert params.root() == Path(root), place
+
+
+@pytest.fixture
+def inside(built, ask, monkeypatch):
+    """As `ask`, in a folder below the root."""
+    (built / "dvc.yaml").touch()
+
+    def run(folder, *arguments):
+        monkeypatch.chdir(built / folder)
+        return ask(*arguments)
+
+    yield run
+    (built / "dvc.yaml").unlink()
+
+
+@pytest.mark.parametrize("folder", ["queries", "data/mine/images/castle", "models"])
+@pytest.mark.parametrize("rerank", ["one", "geometric"])
+def test_questions_are_answered_from_any_folder(inside, built, folder, rerank):
+    photos = {
+        name: os.path.relpath(built / name, built / folder) for name in ("queries/1.png", "queries/2.png")
+    }
+    asked = ["query", "--json", "--rerank", rerank, "--top", 3]
+    expected = [json.loads(line) for line in inside(".", *asked, *photos)[1]]
+    code, lines, errors = inside(folder, *asked, *photos.values())
+    assert (code, errors) == (0, "")
+    assert [json.loads(line) for line in lines] == [
+        {**answer, "photo": path} for answer, path in zip(expected, photos.values(), strict=True)
+    ]
+
+
+def test_a_photo_of_the_index_is_not_its_own_result_from_any_folder(inside):
+    _, [_, *results], _ = inside("data/mine/images/castle", "query", "--top", 9, "0 castle.jpg")
+    assert len(results) == 8
+    assert not any(line.endswith("images/castle/0 castle.jpg") for line in results)
+
+
+def test_answers_are_written_where_the_user_is(inside, built, tmp_path):
+    assert inside("queries", "query", "--out", "answers", "0.png")[0] == 0
+    assert (built / "queries/answers/0.jpg").is_file()
+    shutil.rmtree(built / "queries/answers")
+
+
+def test_other_commands_work_from_any_folder(inside, built, tmp_path):
+    expected = inside(".", "check")
+    assert expected[0] == 0
+    assert inside("data/mine/images/castle", "check") == expected
+    assert inside("models", "time", "--photos", 1, "--queries", 1)[0] == 0
+    with pytest.raises(InputError, match=f"^{re.escape(str(built))}/queries/gone: no such"):
+        inside("queries", "ground-truth", "oxford", "mine", "gone")
+
+
+def test_paths_that_are_given_are_those_of_the_folder_where_the_user_is(inside, built, monkeypatch):
+    given = ["a.tgz", "../b c", "https://example.org/a.tgz", "/x/y"]
+    monkeypatch.chdir(built)
+    assert enter_root(*given) == given
+    monkeypatch.chdir(built / "data/mine")
+    assert enter_root(*given) == [f"{built}/data/mine/a.tgz", f"{built}/data/b c", *given[2:]]
+    assert Path.cwd() == built
+
+
+@pytest.mark.parametrize("command", ["predict", "query"])
+def test_without_a_repository_a_line_says_where_to_run(tmp_path, monkeypatch, command):
+    monkeypatch.chdir(tmp_path)
+    done = CliRunner().invoke(app, [command, "x.jpg"])
+    assert str(done.exception) == "params.yaml: no such file; run this in the root of the repository"
+
+
+REPORTS = {
+    "plots/classes.csv": "class,queries,accuracy,average_precision\n",
+    "plots/confusion.csv": "actual,predicted\n",
+    "plots/precision_recall.csv": "recall,precision\n",
+    "results.csv": "query_path,query_class,predicted_class,rank,distance,image_path,class_image\n"
+    "data/mine/images/castle/gone.jpg,castle,castle,1,0.5,data/mine/images/castle/1 castle.jpg,castle\n"
+    "data/mine/images/castle/0 castle.jpg,castle,castle,1,0.5,data/mine/images/castle/1 castle.jpg,castle\n",
+}
+
+
+@pytest.mark.parametrize(
+    ("metrics", "told"),
+    [
+        (
+            {"accuracy": 0.95, "map": 0.8366, "map_low": 0.7, "map_high": 0.9, "precision_at_1": 0.9,
+             "queries": 60, "index": 30, "positives": 180},
+            "accuracy 0.950, map 0.837, queries 60, index 30",
+        ),
+        (
+            {"map_easy": 0.5, "mp_at_1_easy": 1, "queries_easy": 3, "map_hard": 0.25, "map_hard_low": 0.1,
+             "queries": 70, "index": 4993},
+            "map_easy 0.500, map_hard 0.250, queries 70, index 4993",
+        ),
+        ({"map_oxford": 1, "map_oxford_high": 1, "queries": 55}, "map_oxford 1.000, queries 55"),
+    ],
+)  # fmt: skip
+def test_the_summary_tells_what_was_reached_and_what_to_try(inside, built, metrics, told):
+    for name, text in {**REPORTS, "metrics.json": json.dumps(metrics)}.items():
+        (built / "reports" / name).parent.mkdir(parents=True, exist_ok=True)
+        (built / "reports" / name).write_text(text)
+    try:
+        code, lines, _ = inside("models", "summary")
+        photo = "data/mine/images/castle/0 castle.jpg"
+        assert code == 0
+        assert lines == [
+            f"Reached: {told} (reports/metrics.json)",
+            "To look at it: dvc plots show, landmarks serve, or the file reports/gallery/index.html",
+            f"To go on: landmarks predict '{photo}', or dvc exp run -S rerank=two",
+        ]
+        assert json.loads(inside("models", "summary", "--json")[1][0]) == {"metrics": metrics, "photo": photo}
+    finally:
+        shutil.rmtree(built / "reports")
+
+
+@pytest.mark.parametrize(
+    ("host", "note"),
+    [
+        ("127.0.0.1", ""),
+        ("0.0.0.0", ""),
+        ("::1", ""),
+        ("::", "IPv6 alone; "),
+        ("0:0:0:0:0:0:0:0", "IPv6 alone; "),
+    ],
+)
+def test_serve_says_where_it_listens_and_to_whom(ask, built, monkeypatch, host, note):
+    served = []
+
+    def serve(index, listening, hosts):
+        served.append(hosts)
+        listening.close()
+
+    monkeypatch.setattr(serving, "serve", serve)
+    try:
+        _, [line], _ = ask("serve", "--host", host, "--port", 0)
+    except InputError:
+        pytest.skip("no IPv6 here")
+    assert line.endswith(f"/ ({note}stop with Ctrl-C)")
+    assert served == [None if host in ("0.0.0.0", "::", "0:0:0:0:0:0:0:0") else serving.LOOPBACK]
+
+
+@pytest.mark.parametrize("empty", ["", " ", "\t"])
+def test_an_empty_variable_opens_the_server_to_nobody(ask, monkeypatch, empty):
+    monkeypatch.setattr(serving, "serve", lambda *_: pytest.fail("it serves"))
+    with pytest.raises(
+        InputError, match=r"^--host: '.*' is no address; 127\.0\.0\.1 is for this machine alone"
+    ):
+        ask("serve", "--host", empty)
+    with pytest.raises(InputError, match=r"^--allow-host: '' is no name"):
+        ask("serve", "--port", 0, "--allow-host", "localhost", "--allow-host", empty)

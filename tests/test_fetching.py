@@ -3,16 +3,20 @@
 import errno
 import gzip
 import io
+import json
 import random
 import re
+import shutil
 import tarfile
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from landmarks import fetching
+from landmarks.cli import app
 from landmarks.errors import InputError
 
 PHOTOS = {
@@ -369,3 +373,40 @@ def test_the_published_sets_are_those_of_their_authors():
     assert len(fetching.BROKEN) == 20
     assert all(fetching._PHOTO.fullmatch(name) for name in fetching.BROKEN)
     assert [len(urls) for urls in fetching.ARCHIVES.values()] == [1, 2]
+
+
+def landmarks(*arguments):
+    done = CliRunner().invoke(app, arguments)
+    assert done.exit_code == 0, done.exception
+    return done.stdout
+
+
+@pytest.mark.parametrize(
+    ("dataset", "broken", "published"),
+    [("oxford", [], 5063), ("paris", ["paris_louvre_000136.jpg", "paris_triomphe_000867.jpg"], 6412)],
+)
+@pytest.mark.parametrize("folder", [".", "notes/of mine"])
+def test_the_command_tells_what_it_fetched_and_how_to_track_it(
+    monkeypatch, dataset, broken, published, folder
+):
+    for name in ("params.yaml", "dvc.yaml"):
+        Path(name).touch()
+    root = Path.cwd()
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    monkeypatch.chdir(folder)
+    Path("all.tgz").write_bytes(tgz(*PHOTOS.items(), *((name, b"half") for name in broken)))
+    here = Path.cwd()
+    told = json.loads(landmarks("fetch", dataset, "all.tgz", "--json"))
+    images = f"data/{dataset}/images"
+    assert told == {
+        "images": images,
+        "photos": len(PHOTOS) + len(broken),
+        "published": published,
+        "broken": len(broken),
+    }
+    assert photos_below(root / images).keys() == {*PHOTOS, *broken}
+    shutil.rmtree(root / images)
+    monkeypatch.chdir(here)
+    assert landmarks("fetch", dataset, "all.tgz").splitlines()[-1] == (
+        f"To let DVC keep the photos: dvc add {images} && git add {images}.dvc && git commit -m 'Add photos'"
+    )

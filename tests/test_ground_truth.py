@@ -1,5 +1,6 @@
 import contextlib
 import io
+import json
 import logging
 import os
 import pickle
@@ -11,9 +12,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
 from landmarks import ground_truth
 from landmarks.catalog import Photo
+from landmarks.cli import app
 from landmarks.errors import InputError
 from landmarks.ground_truth import Query
 
@@ -328,3 +331,22 @@ def test_a_judged_photo_that_was_rejected_is_a_warning(photos, caplog):
 def test_a_ground_truth_of_other_photos_is_refused(photos, query, judged, message):
     with pytest.raises(InputError, match=message):
         ground_truth.check({query: {judged: "good"}}, photos, ["broken.jpg"])
+
+
+@pytest.mark.parametrize("folder", [".", "data/mine"])
+def test_the_command_counts_what_it_wrote(make_photo, monkeypatch, folder):
+    for name in ("params.yaml", "dvc.yaml"):
+        Path(name).touch()
+    for name in "abcdpq":
+        make_photo(Path("data/mine/images/all", f"{name}.jpg"))
+    root = Path.cwd()
+    monkeypatch.chdir(folder)
+    Path("gnd.pkl").write_bytes(pickle.dumps(gnd()))
+    done = CliRunner().invoke(app, ["ground-truth", "revisited", "mine", "gnd.pkl", "--json"])
+    path = "data/mine/ground_truth.csv"
+    grades = [grade for judged in MEANT.values() for grade in judged.values()]
+    counts = {grade: grades.count(grade) for grade in ("easy", "hard", "junk")}
+    assert json.loads(done.stdout) == {"ground_truth": path, "queries": len(MEANT), **counts}
+    written = ground_truth.read(root / path)
+    assert len(written) == len(MEANT)
+    assert {query.image_path for query in written} == {f"data/mine/images/all/{name}.jpg" for name in "pq"}

@@ -79,6 +79,7 @@ def test_the_environment_lies_where_it_is_wanted_and_is_made_once(run, folder, e
         "pip install --no-deps --no-build-isolation --editable .",
         "landmarks check",
         "dvc repro",
+        "landmarks summary",
         "pytest",
     ]
     assert [os.path.normpath(path) for path in paths] == [os.path.normpath(venv / "bin")]

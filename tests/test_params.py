@@ -12,6 +12,7 @@ from dvc.utils.hydra import apply_overrides
 from dvc.utils.serialize import ParseError, load_yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import AfterValidator
 
 import stages.split
 from landmarks import catalog, errors, params, splits
@@ -549,3 +550,44 @@ def test_a_stage_answers_for_its_own_parameters_alone(tmp_path):
     errors.run(lambda: params.load(path).seed)
     path.write_text("gone: 1")
     errors.run(lambda: None)
+
+
+REFUSED_BY = {
+    "_sum_to_one": {"split.test": 0.4},
+    "_something_to_search": {"split.index": 0, "split.test": 0.3},
+    "_some_of_the_photo": {"finetuned.augment.scale": [1.0, 0.5]},
+    "_a_p_to_learn": {"finetuned.learn_gem_p": True},
+    "_what_the_loss_takes": {"finetuned.margin": 0.2},
+    "_landmarks_in_a_batch": {"finetuned.per_class": 16},
+    "_openvino_on_the_cpu": {"extract.device": "cuda"},
+    "_ground_truth_where_it_is_scored": {"evaluate.protocol": "oxford"},
+    "_chain": {"rerank": "none"},
+}
+
+
+def sections(of):
+    """`of`, and all sections below it."""
+    for field in of.model_fields.values():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, params.Section):
+            yield from sections(field.annotation)
+    yield of
+
+
+def validators():
+    for section in sections(params.Params):
+        yield from section.__pydantic_decorators__.model_validators
+        for field in section.model_fields.values():
+            yield from (one.func.__name__ for one in field.metadata if isinstance(one, AfterValidator))
+
+
+def test_each_refusal_is_tried_below():
+    assert set(validators()) == REFUSED_BY.keys()
+
+
+@pytest.mark.parametrize("changes", [*REFUSED_BY.values(), dict.fromkeys(REFUSED_BY["_sum_to_one"], "x")])
+def test_no_refusal_speaks_of_errors_of_values(load_with, tmp_path, changes):
+    with pytest.raises(InputError) as caught:
+        load_with(changes)
+    [line] = str(caught.value).splitlines()
+    assert re.match(rf"{re.escape(str(tmp_path))}/params\.yaml: [a-z_.]+: ", line)
+    assert not re.search("value error|assertion|pydantic", line, re.IGNORECASE)

@@ -7,9 +7,11 @@ from pathlib import Path
 import pytest
 import typer
 
+from landmarks import buildings, params
 from landmarks.cli import app
 
 ROOT = Path(__file__).parents[1]
+DOCUMENTS = ["README.md", "README.zh.md", *(f"docs/{path.name}" for path in ROOT.glob("docs/*.md"))]
 ENGLISH, CHINESE = "README.md", "README.zh.md"
 
 
@@ -59,3 +61,35 @@ def test_the_commands_of_landmarks_exist(name):
     named = set(re.findall(r"\blandmarks ([a-z][a-z-]+)", "\n".join([*blocks(text), *code(text)])))
     assert {"predict", "query", "time"} <= named
     assert named <= set(typer.main.get_command(app).commands)
+
+
+def text_of(name: str) -> str:
+    return (ROOT / name).read_text(encoding="utf-8")
+
+
+def test_what_is_added_to_git_is_committed():
+    added = [command for name in DOCUMENTS for command in re.findall(r"git add data/[^`\n]*", text_of(name))]
+    assert len(added) > 5
+    assert [command for command in added if " && git commit" not in command] == []
+
+
+def test_experiments_are_shown_by_what_differs_between_them():
+    lines = [line for name in DOCUMENTS for line in "\n".join(blocks(text_of(name))).splitlines()]
+    shown = [line for line in lines if line.startswith("dvc exp show") and "|" not in line]
+    assert set(shown) == {"dvc exp show --only-changed"}
+
+
+def test_examples_name_photos_that_are_drawn():
+    commands = typer.main.get_command(app).commands
+    texts = [*map(text_of, DOCUMENTS), *(command.help for command in commands.values())]
+    drawn = {
+        f"data/demo/images/{landmark}/{number:03}.jpg"
+        for landmark in buildings.LANDMARKS
+        for number in range(params.load(ROOT / "params.yaml").demo.photos)
+    }
+    named = {photo for text in texts for photo in re.findall(r"data/demo/images/[\w/]+\.jpg", text)}
+    assert len(named) > 2
+    assert named <= drawn
+    for line in re.findall(r"landmarks (?:predict|query) (?!PHOTO).*", "\n".join(texts)):
+        photos = [word for word in line.split() if re.search(r"\.\w+\b", word)]
+        assert all(photo.strip("`'").startswith(("data/", "README.md")) for photo in photos), line

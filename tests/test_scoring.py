@@ -11,7 +11,8 @@ from sklearn.metrics import average_precision_score
 from landmarks import rankings, scoring
 from landmarks.catalog import Photo
 from landmarks.errors import InputError
-from landmarks.rankings import Rankings
+from landmarks.rankings import Block, Rankings
+from landmarks.search import top_k
 
 relevances = arrays(np.bool_, array_shapes(min_dims=2, max_dims=2, max_side=25))
 
@@ -319,3 +320,73 @@ def test_metrics_worked_by_hand():
         "index": 3,
         "positives": 5,
     }
+
+
+def block_of(distances, rows=None):
+    distances = np.array(distances, np.float32)
+    rows = np.broadcast_to(np.arange(distances.shape[1]), distances.shape) if rows is None else rows
+    return Block(np.array(rows, np.int32), distances)
+
+
+COLLAPSED = {
+    "all described alike": [[0.0] * 12],
+    "queries unlike the index, which is alike": [[0.7] * 12, [1.2] * 12],
+    "equal but for rounding": [np.float32(1.3) * (1 + 1e-6 * np.random.default_rng(0).random(12))],
+    "without a keypoint": [[np.inf] * 12],
+    "the first ten, the others not": [[0.0] * 10 + [0.5, 0.9]],
+    "three of three": [[2.0] * 3],
+}
+
+
+@pytest.mark.parametrize("distances", COLLAPSED.values(), ids=COLLAPSED)
+def test_results_that_are_equally_far_are_tied(distances):
+    block = block_of(distances)
+    assert scoring.tied(block).all()
+    random = np.random.default_rng(1)
+    shuffled = block.distances[:, random.permutation(min(10, block.distances.shape[1]))]  # as re-ranked
+    assert scoring.tied(block_of(shuffled)).all()
+
+
+HEALTHY = {
+    "two copies of the nearest photo": [[0.1, 0.1, 0.4, 0.5]],
+    "nine of ten": [[0.1] * 9 + [0.2] * 3],
+    "one result": [[0.5]],
+    "two copies and nothing else": [[0.5, 0.5]],
+    "one found, the others without a keypoint": [[0.5, np.inf, np.inf, np.inf]],
+    "cosines close to one": [1e-6 * np.arange(1, 13)],
+}
+
+
+@pytest.mark.parametrize("distances", HEALTHY.values(), ids=HEALTHY)
+def test_rankings_that_say_something_are_not_tied(distances):
+    assert not scoring.tied(block_of(distances)).any()
+
+
+def test_places_without_a_result_tie_with_nothing():
+    assert not scoring.tied(block_of([[0.5, 0.5, np.inf, np.inf]], [[3, 4, -1, -1]])).any()
+    assert scoring.tied(block_of([[0.5, 0.5, 0.5, np.inf]], [[3, 4, 5, -1]])).all()
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("distance", ["L1", "L2", "L3"])
+@pytest.mark.parametrize(("dimensions", "spread"), [(2, 1.0), (64, 1.0), (1280, 1e-3), (1280, 1.0)])
+def test_no_ranking_of_descriptors_that_differ_is_tied(seed, distance, dimensions, spread):
+    random = np.random.default_rng(seed)
+    index, queries = (
+        (1 + spread * random.random((rows, dimensions))).astype(np.float32) for rows in (2000, 20)
+    )
+    distances, rows = top_k(queries, index, distance, 10)
+    assert not scoring.tied(Block(rows.astype(np.int32), distances)).any()
+
+
+def test_where_photos_are_described_alike_the_first_landmark_by_path_wins():
+    """What the README says of results that are equally far."""
+    names = ["a", "b", "c", "d"]
+    index = [Photo(f"{name}/{number}", name) for name in names for number in range(3)]
+    vectors = np.full((16, 8), 0.125, np.float32)
+    distances, rows = top_k(vectors[:4], vectors[:12], "L1", 12)
+    queries = [Photo(f"{name}/q", name) for name in names]
+    report = scoring.score(Rankings(rows, distances, queries, index, ["a"] * 4, {}), None)
+    assert report.tied.all()
+    assert report.average_precision[0] == 1
+    assert report.average_precision[3] == pytest.approx((1 / 10 + 2 / 11 + 3 / 12) / 3)

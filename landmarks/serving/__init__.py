@@ -1,15 +1,17 @@
 """The web page of `landmarks serve` and its JSON API: one photo in, the answers of the index out."""
 
+import asyncio
 import contextlib
 import io
 import logging
 import socket
 import threading
 from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
 from importlib import resources
 from ipaddress import ip_address
-from typing import get_args
+from typing import Any, get_args
 
 import uvicorn
 from fastapi import FastAPI, Request, Response
@@ -52,6 +54,10 @@ def create_app(index: Index, hosts: frozenset[str] | None = LOOPBACK) -> FastAPI
 
 def listen(host: str, port: int) -> socket.socket:
     """A socket that listens at `host` and `port`, 0 for any free one. Raises `InputError` where it cannot."""
+    if not host.strip():  # as of a variable that is not set, and would mean all addresses
+        raise InputError(
+            f"--host: {host!r} is no address; 127.0.0.1 is for this machine alone, 0.0.0.0 for the network"
+        )
     try:
         return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
     except OSError as error:
@@ -65,8 +71,13 @@ def hosts_of(listening: socket.socket, host: str) -> frozenset[str] | None:
     return LOOPBACK | {host.lower()} if ip_address(listening.getsockname()[0]).is_loopback else None
 
 
+def ipv6_alone(listening: socket.socket) -> bool:
+    """Whether the socket listens at all addresses, but to those who come by IPv6 alone."""
+    return listening.family == socket.AF_INET6 and ip_address(listening.getsockname()[0]).is_unspecified
+
+
 def serve(index: Index, listening: socket.socket, hosts: frozenset[str] | None) -> None:
-    """Serve `index` until interrupted."""
+    """Serve `index` until interrupted, in a notebook too."""
     threading.Thread(target=_warm, args=[index], daemon=True).start()
     config = uvicorn.Config(
         create_app(index, hosts),
@@ -75,8 +86,26 @@ def serve(index: Index, listening: socket.socket, hosts: frozenset[str] | None) 
         ws="none",
         timeout_graceful_shutdown=5,
     )
+    server = uvicorn.Server(config)
     with contextlib.suppress(KeyboardInterrupt):
-        uvicorn.Server(config).run(sockets=[listening])
+        if not _in_a_loop():
+            server.run(sockets=[listening])
+            return
+        with ThreadPoolExecutor(1) as pool:
+            running = pool.submit(server.run, [listening])
+            try:
+                running.result()
+            finally:
+                server.should_exit = True
+
+
+def _in_a_loop() -> bool:
+    """Whether an event loop runs here already, as in the cells of a notebook."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
 
 
 def _warm(index: Index) -> None:
@@ -102,8 +131,14 @@ def _file(name: str, content: bytes) -> Callable[[Request], Awaitable[Response]]
 
 async def _explain(_request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
-    reasons = [f"{detail['loc'][-1]}: {detail.get('input')!r}: {detail['msg']}." for detail in error.errors()]
-    return JSONResponse({"detail": " ".join(reasons)}, 422)
+    return JSONResponse({"detail": " ".join(map(_reason, error.errors()))}, 422)
+
+
+def _reason(detail: dict[str, Any]) -> str:
+    name, message = detail["loc"][-1], detail["msg"]
+    if detail["type"] == "value_error":  # one of ours, which says what was seen
+        return f"{name}: {message.removeprefix('Value error, ')}."
+    return f"{name}: {detail.get('input')!r}: {message}."
 
 
 async def _apologise(_request: Request, error: Exception) -> JSONResponse:

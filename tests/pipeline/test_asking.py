@@ -33,3 +33,10 @@ def test_query_answers_as_the_pipeline_ranks(at_first: Project, distance: str, r
             index[r][:2] for r in row
         ]
         np.testing.assert_allclose([result["distance"] for result in results], distance, rtol=1e-5)
+
+
+def test_the_summary_has_the_figures_and_names_a_query(at_first: Project):
+    told = json.loads(at_first.run(sys.executable, "-m", "landmarks", "summary", "--json").stdout)
+    assert told["metrics"] == json.loads((at_first.root / "reports/metrics.json").read_text())
+    assert told["photo"] in (at_first.root / "data/splits/test.csv").read_text()
+    assert (at_first.root / told["photo"]).is_file()

@@ -169,10 +169,31 @@ def figures(project: Project, distance: str, rerank: str) -> dict[str, float]:
     [
         ["metrics", "diff"],
         ["params", "diff"],
-        ["exp", "show", "--no-pager"],
+        ["exp", "show", "--only-changed", "--no-pager"],
         ["plots", "show"],
         ["plots", "diff", "HEAD"],
     ],
 )
 def test_the_ways_of_looking_at_results_work(at_first: Project, command: list[str]):
     at_first.dvc(*command)
+
+
+@pytest.mark.slow
+def test_a_queued_experiment_has_the_photos_that_were_committed(at_first: Project, make_photo):
+    """What the README says of `git add` alone, and the words of the error."""
+    images = at_first.root / "data/mine/images"
+    track = "dvc add data/mine/images && git add data/mine/images.dvc"
+    try:
+        for number, name in enumerate(["a/1.jpg", "b/2.jpg"]):
+            make_photo(images / name, number)
+        at_first.run("sh", "-c", track)
+        at_first.dvc("exp", "run", "-S", "distance=L2", "check")
+        at_first.run("git", "checkout", "params.yaml")
+        lacking = at_first.run("dvc", "exp", "run", "--temp", "-S", "dataset=mine", check=False)
+        assert lacking.returncode != 0
+        assert f"so first: {track} && git commit -m 'Add photos'" in lacking.stderr
+        at_first.run("sh", "-c", f"{track} && git commit --quiet -m 'Add photos'")
+        at_first.dvc("exp", "run", "--temp", "-S", "dataset=mine", "check", "create_csv")
+        at_first.run("git", "reset", "--quiet", "HEAD~1")
+    finally:
+        shutil.rmtree(images.parent)

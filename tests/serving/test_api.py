@@ -1,12 +1,14 @@
 import asyncio
 import io
 import json
+import os
 import re
 import shutil
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from importlib import resources
@@ -20,6 +22,7 @@ from PIL import Image
 
 from landmarks import params, serving
 from landmarks.asking import Index
+from landmarks.errors import InputError
 from landmarks.serving import uploads
 from landmarks.serving.guard import HEADERS
 
@@ -419,3 +422,64 @@ def test_the_command_serves_until_it_is_interrupted(built):
         server.send_signal(signal.SIGINT)
         _, errors = server.communicate(timeout=20)
         assert (server.returncode, errors) == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ("rerank=none", "rerank: 'none' is not allowed: there is no 'none'; allowed are one, dba,"),
+        ("rerank=two%2Bdba", "rerank: 'two+dba' is not allowed: two votes on the final ranking"),
+        ("rerank=aqe%2Baqe", "rerank: 'aqe+aqe' is not allowed: aqe stands there twice"),
+        ("rerank=", "rerank: '' is not allowed: there is no ''"),
+        ("distance=L9", "distance: 'L9': Input should be 'L1', 'L2' or 'L3'"),
+        ("top=0", "top: '0': Input should be greater than or equal to 1"),
+    ],
+)
+def test_a_value_that_is_not_allowed_is_a_sentence(client, asked, said):
+    answer = client.get(f"/api/photos/0/answer?{asked}")
+    assert answer.status_code == 422
+    assert answer.json()["detail"].startswith(said)
+    assert "value error" not in answer.text.lower()
+
+
+@pytest.mark.parametrize("host", ["", " ", "\t\n"])
+def test_an_empty_host_is_not_all_hosts(host):
+    with pytest.raises(InputError, match=r"^--host: .* is no address"):
+        serving.listen(host, 0)
+
+
+@pytest.mark.parametrize(
+    ("host", "alone"),
+    [("127.0.0.1", False), ("0.0.0.0", False), ("::1", False), ("::", True), ("0::0", True)],
+)
+def test_a_socket_knows_whom_it_leaves_out(host, alone):
+    try:
+        listening = serving.listen(host, 0)
+    except InputError:
+        pytest.skip("no IPv6 here")
+    with listening:
+        assert serving.ipv6_alone(listening) == alone
+
+
+def test_a_notebook_whose_loop_runs_serves_until_it_is_interrupted(plain_root):
+    listening = serving.listen("127.0.0.1", 0)
+    url = f"http://127.0.0.1:{listening.getsockname()[1]}/healthz"
+    answers = []
+
+    def use():
+        try:
+            with urllib.request.urlopen(url, timeout=20) as answer:
+                answers.append(json.load(answer))
+        finally:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    async def cell():
+        threading.Thread(target=use).start()
+        serving.serve(open_index(plain_root), listening, serving.LOOPBACK)
+
+    loop = asyncio.new_event_loop()  # not asyncio.run, which takes the signal for itself
+    loop.run_until_complete(cell())
+    loop.close()
+    assert answers == [{"status": "ok"}]
+    with pytest.raises(OSError, match="refused"):
+        urllib.request.urlopen(url, timeout=20)

@@ -2,6 +2,8 @@
 
 import pytest
 
+from landmarks.protocols import KAPPAS, PROTOCOLS
+
 from .conftest import plain
 
 playwright = pytest.importorskip("playwright.sync_api", reason="pip install playwright")
@@ -168,3 +170,36 @@ def test_axe_finds_nothing_and_nothing_is_wider_than_the_window(open_page, addre
         assert_accessible(page)
         assert page.evaluate("document.documentElement.scrollWidth") == width
         assert page.locator("img:not([alt])").count() == 0
+
+
+def test_every_figure_of_an_evaluation_is_named_and_explained(open_page):
+    shares = ["accuracy", "map", "map_reference", "precision_at_1", "precision_at_5", "recall_at_5"]
+    counts = ["positives"]
+    for setup in [name for setups in PROTOCOLS.values() for name in setups]:
+        shares += [f"map_{setup}", *(f"mp_at_{k}_{setup}" for k in KAPPAS)]
+        counts += [f"{name}_{setup}" for name in ("queries", "positives", "junk")]
+    metrics = dict.fromkeys(shares, 0.12345) | dict.fromkeys(counts, 1234) | {"queries": 60, "index": 30}
+    metrics |= {f"{name}_{end}": 0.2 for name in shares if name.startswith("map") for end in ("low", "high")}
+    page = open_page()
+    body = {"metrics": metrics, "landmarks": [], "confusion": [], "curve": [[0, 1], [1, 0]]}
+    page.route("**/api/evaluation", lambda route: route.fulfill(json=body))
+    page.click("nav >> text=Evaluation")
+    page.wait_for_selector(".metrics")
+    names, values, meanings = (
+        page.locator(f".metrics {part}").all_text_contents() for part in ("dt", ".value", ".small")
+    )
+    assert values == ["0.123"] * len(shares) + ["1,234"] * len(counts)
+    assert len(set(names)) == len(names)
+    assert not any("_" in name for name in names)
+    assert all(meanings)
+    assert names[-len(counts)] == "Relevant photos"
+    assert sum("between 0.200 and 0.200" in meaning for meaning in meanings) == 6
+
+
+def test_distances_are_written_without_powers_of_ten(open_page):
+    told = {
+        None: "∞", 0: "0", 1.4e-15: "0", 5e-324: "0", 9.9e-7: "0", -6e-8: "0", 1e-6: "0.00000100",
+        1.23456e-4: "0.000123", 0.7: "0.700", 1: "1.00", 29.04: "29.0", 99.9: "99.9", 250.6: "251"
+    }  # fmt: skip
+    far = "async (distances) => { const { far } = await import('/dom.js'); return distances.map(far); }"
+    assert open_page().evaluate(far, list(told)) == list(told.values())

@@ -41,9 +41,9 @@ export const fileName = (path) => fileNamed(path.slice(path.lastIndexOf("/") + 1
 export const pathParts = (path) =>
   path.split("/").flatMap((part, place) => [...(place ? ["/", h("wbr")] : []), fileNamed(part)]);
 
-/** A distance, or that there is none. */
+/** A distance, or that there is none; of less than a millionth only rounding is left. */
 export const far = (distance) =>
-  distance === null ? "∞" : distance === 0 ? "0" : distance >= 100 ? distance.toFixed(0) : distance.toPrecision(3);
+  distance === null ? "∞" : distance < 1e-6 ? "0" : distance >= 100 ? distance.toFixed(0) : distance.toPrecision(3);
 
 /** "1 query", "2 queries". */
 export const count = (number, one, many = `${one}s`) => `${number.toLocaleString("en")} ${number === 1 ? one : many}`;

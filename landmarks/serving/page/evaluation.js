@@ -17,6 +17,13 @@ const MEANING = {
   map_medium: ["mAP, Medium", "revisited: easy and hard"],
   map_hard: ["mAP, Hard", "revisited: hard, without easy"],
 };
+const SETUPS = { oxford: "Oxford5k", easy: "Easy", medium: "Medium", hard: "Hard" };
+const PARTS = [
+  [/^queries/, () => ["Queries", "that have a photo to find"]],
+  [/^positives/, () => ["Relevant photos", "of the index, summed over the queries"]],
+  [/^junk/, () => ["Junk", "photos that count neither way, summed over the queries"]],
+  [/^mp_at_(\d+)/, (k) => [`Precision at ${k}`, `of the first ${k} results, or up to the last relevant one`]],
+];
 const COUNTED = /^(queries|positives|junk)(_|$)/;
 
 const fixed = (number) => (number === null ? "n/a" : number.toFixed(3));
@@ -48,15 +55,17 @@ export async function showEvaluation(place, params, signal) {
 }
 
 function draw({ metrics, landmarks, confusion, curve }) {
-  const { queries, index, map_low: low, map_high: high, ...shares } = metrics;
+  const { queries, index, ...others } = metrics;
+  const figures = Object.entries(others).filter(([name]) => !/_(low|high)$/.test(name));
   return [
     h("div", { class: "title" },
       h("h1", {}, "Evaluation"),
       queries && index && h("p", {}, `${count(queries, "query", "queries")} against ${count(index, "photo")}`)),
-    h("dl", { class: "metrics" }, Object.entries(shares).map(([name, value]) => {
-      let [title, meaning] = MEANING[name] ?? [name, ""];
-      if (name === "map" && low !== undefined) meaning += `, 95\u00a0% between ${fixed(low)} and ${fixed(high)}`;
-      return h("div", {}, h("dt", {}, title), h("dd", { class: "value" }, COUNTED.test(name) ? `${value}` : fixed(value)), h("dd", { class: "small" }, meaning));
+    h("dl", { class: "metrics" }, figures.map(([name, value]) => {
+      let [title, meaning] = told(name);
+      const [low, high] = [metrics[`${name}_low`], metrics[`${name}_high`]];
+      if (low !== undefined) meaning += `, 95\u00a0% between ${fixed(low)} and ${fixed(high)}`;
+      return h("div", {}, h("dt", {}, title), h("dd", { class: "value" }, COUNTED.test(name) ? value.toLocaleString("en") : fixed(value)), h("dd", { class: "small" }, meaning));
     })),
     h("div", { class: "charts" },
       h("section", { class: "card", "aria-labelledby": "confusion-title" },
@@ -67,6 +76,19 @@ function draw({ metrics, landmarks, confusion, curve }) {
       h("h2", { id: "landmarks-title" }, "Landmarks"), scores(landmarks)),
     h("section", { class: "cases", id: "cases", "aria-labelledby": "cases-title" }),
   ];
+}
+
+/** The title of a figure and what it means; of one that is not known its name in words. */
+function told(name) {
+  if (MEANING[name]) return MEANING[name];
+  const setup = SETUPS[name.split("_").find((part) => part in SETUPS)];
+  for (const [form, telling] of PARTS) {
+    const match = form.exec(name);
+    if (!match) continue;
+    const [title, meaning] = telling(match[1]);
+    return [setup ? `${title}, ${setup}` : title, meaning];
+  }
+  return [spoken(name), ""];
 }
 
 // ---- confusion

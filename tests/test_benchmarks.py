@@ -1,0 +1,44 @@
+"""What the benchmarks say where what they measure is not there."""
+
+import os
+import runpy
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+
+from landmarks.errors import InputError
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.mark.parametrize(
+    ("command", "line"),
+    [
+        (
+            "pipeline.py",
+            ".dvc/cache/files: no such folder; run `make repro` first, and commit what it changed",
+        ),
+        ("rerank.py one", "rankings/retrieved.h5: no such file; `dvc repro` makes it"),
+        ("geometric.py photos", "photos: no photos below it; name a folder that has a folder a landmark"),
+        ("vlad.py photos", "photos: no photos below it; name a folder that has a folder a landmark"),
+    ],
+)
+def test_what_is_missing_is_a_line(tmp_path, monkeypatch, command, line):
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(ROOT / "params.yaml", tmp_path)
+    name, *arguments = command.split()
+    monkeypatch.setattr(sys, "argv", [name, *arguments])
+    monkeypatch.syspath_prepend(os.fspath(ROOT / "benchmarks"))
+    with pytest.raises(SystemExit, match=f"^error: {line}$"):
+        runpy.run_path(os.fspath(ROOT / "benchmarks" / name), run_name="__main__")
+
+
+def test_what_a_clone_cannot_do_is_told_with_the_reason(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(os.fspath(ROOT / "benchmarks"))
+    do = runpy.run_path(os.fspath(ROOT / "benchmarks/pipeline.py"))["do"]
+    with pytest.raises(
+        InputError, match=r"^`ls gone` failed in a clone of this .*; run `make repro` (.*\n)+.*gone"
+    ):
+        do(tmp_path, "ls", "gone")
