@@ -638,7 +638,7 @@ def _shared_memory() -> str:
 
 def _check(classes: Sequence[str], train: int, val: int) -> None:
     if not train:
-        raise InputError("data/splits/train.csv: no photos to train on; raise split.train")
+        raise InputError("data/splits/train.csv: no photos to train on; raise split.train, or add photos")
     if len(classes) < 2:
         raise InputError(
             f"data/splits/train.csv: {classes[0]} is the only landmark in it; training tells landmarks "
@@ -646,7 +646,8 @@ def _check(classes: Sequence[str], train: int, val: int) -> None:
         )
     if not val:
         raise InputError(
-            "data/splits/val.csv: no photos of the landmarks to be learned, to validate on; raise split.val"
+            "data/splits/val.csv: no photos of the landmarks to be learned, to validate on; raise split.val, "
+            "or add photos"
         )
 
 

@@ -15,9 +15,8 @@ def main() -> None:
     source = Path("data/splits", f"{part}.csv")
     photos = catalog.read_photos(source)
     if not photos:
-        raise InputError(
-            f"{source}: no photos in it; split.{part} is {getattr(options.split, part)}, raise it"
-        )
+        share = getattr(options.split, part)
+        raise InputError(f"{source}: no photos in it; split.{part} is {share}; raise it, or add photos")
     execution = options.extract.execution()
     describer = describers.read(MODEL, **execution)
     attributes = {

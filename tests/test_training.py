@@ -395,8 +395,8 @@ def test_frozen_batch_norm_keeps_its_statistics(photos: list[Photo], tmp_path: P
 @pytest.mark.parametrize(
     ("train", "val", "changes", "message"),
     [
-        (0, 4, {}, "no photos to train on; raise split.train"),
-        (16, 0, {}, "to validate on; raise split.val"),
+        (0, 4, {}, "no photos to train on; raise split.train, or add photos"),
+        (16, 0, {}, "to validate on; raise split.val, or add photos"),
         (16, 4, {"frozen": 63}, "finetuned.frozen: 63 is more than the 60 parameter tensors"),
     ],
 )

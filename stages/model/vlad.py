@@ -13,7 +13,7 @@ def main() -> None:
     options = params.load()
     photos = catalog.read_photos(TRAIN)
     if not photos:
-        raise InputError(f"{TRAIN}: no photos to learn visual words from; raise split.train")
+        raise InputError(f"{TRAIN}: no photos to learn visual words from; raise split.train, or add photos")
     model = vlad.train([Path(photo.image_path) for photo in photos], **options.vlad.model_dump())
     catalog.write_rows(CURVE, ["epoch"], [])  # no training, no curve
     whitened = describers.whitened(model, photos, **options.extract.whitened())
