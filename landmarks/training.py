@@ -10,12 +10,14 @@ import re
 import shutil
 import signal
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import astuple, dataclass, fields, replace
 from datetime import datetime
 from functools import partial
+from itertools import chain, count
 from pathlib import Path
 from pickle import UnpicklingError
+from time import sleep
 from types import FrameType
 from typing import Any, NamedTuple
 
@@ -25,6 +27,7 @@ import timm
 import torch
 import torch.distributed as dist
 import torchvision
+from filelock import BaseFileLock, FileLock, Timeout
 from numpy.typing import NDArray
 from tensorboardX import SummaryWriter
 from torch import Tensor, nn
@@ -38,7 +41,7 @@ from landmarks import engines, images, losses, pooling, tiffs, trunks
 from landmarks.catalog import Photo, numbered
 from landmarks.describers import Whitened
 from landmarks.errors import InputError, stopped_by, terminable, terminate
-from landmarks.files import replacing, sha256
+from landmarks.files import explained, replacing, sha256
 from landmarks.params import OF_PAIRS, Finetuned, Sampling
 from landmarks.pooling import GeM, Pooled
 from landmarks.progress import tqdm
@@ -315,6 +318,46 @@ def identity(train: Sequence[Photo], val: Sequence[Photo], parameters: dict[str,
     return digest.hexdigest()[:16]
 
 
+@contextmanager
+def alone(checkpoints: Path) -> Iterator[None]:
+    """Wait until no other run works with this folder, for one would overwrite what the other goes on from.
+
+    Where the file system has no locks there is nothing to wait for. Raises `InputError` where the folder
+    cannot be made.
+    """
+    with explained(checkpoints):
+        checkpoints.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(checkpoints / ".lock")
+    waits = False
+    while not _first_says(_acquired(lock) if _rank() == 0 else False):
+        if not waits:
+            log.info("%s: another run trains the same, waiting for its end", checkpoints)
+        waits = True
+        sleep(1)
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _acquired(lock: BaseFileLock) -> bool:
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        return False
+    except (OSError, NotImplementedError) as error:
+        log.debug("%s: not locked (%s)", lock.lock_file, error)
+    return True
+
+
+def _first_says(answer: bool) -> bool:
+    """The answer of the first of all processes."""
+    said = torch.tensor(int(answer))
+    if _world() > 1:
+        dist.broadcast(said, 0)
+    return bool(said)
+
+
 class _Checkpoint(NamedTuple):
     """What of a `Training` goes on."""
 
@@ -535,7 +578,10 @@ _came: list[int] = []
 
 @contextmanager
 def _signals() -> Iterator[None]:
-    """Remember which signals came: an exception is lost where it comes in a `__del__` or a callback."""
+    """Remember which signals came: an exception is lost where it comes in a `__del__`.
+
+    In what C++ calls it becomes another one; torch.save says "unexpected pos".
+    """
 
     def stop(number: int, frame: FrameType | None) -> None:
         _came.append(number)
@@ -544,6 +590,10 @@ def _signals() -> Iterator[None]:
     try:
         with terminable(stop, signal.SIGINT):
             yield
+    except Exception:
+        if _came:
+            raise stopped_by(_came[0]) from None
+        raise
     finally:
         _came.clear()
 
@@ -729,7 +779,7 @@ class Events:
     def __init__(self, folder: Path, backbone: str, dataset: str, photos: Sequence[Tensor]) -> None:
         """`photos`: uint8 (3, S, S), shown as a grid."""
         date = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
-        self.writer = SummaryWriter(str(folder / f"{date}_{platform.node()}_{backbone}_{dataset}"))
+        self.writer = SummaryWriter(str(_new(folder / f"{date}_{platform.node()}_{backbone}_{dataset}")))
         self.writer.add_image("training_photos", make_grid(list(photos)).numpy())
 
     def add(self, epoch: Epoch) -> None:
@@ -739,6 +789,15 @@ class Events:
             tag = f"{FIGURES[figure]}/{part}" if figure in FIGURES else name
             self.writer.add_scalar(tag, getattr(epoch, name), epoch.epoch)
         self.writer.flush()
+
+
+def _new(folder: Path) -> Path:
+    """`folder`, or a number after it where another run has begun in the same second."""
+    for name in chain([folder.name], (f"{folder.name}_{number}" for number in count(2))):
+        with suppress(FileExistsError):
+            folder.with_name(name).mkdir(parents=True)
+            break
+    return folder.with_name(name)
 
 
 # tensorboardX takes no @ in a name.

@@ -3,7 +3,12 @@
 import random
 import re
 import shutil
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Thread, Timer
+from time import sleep
 
 import pytest
 import torch
@@ -177,3 +182,65 @@ def test_killed_after_any_epoch_it_goes_on_from_the_newest_and_nothing_is_said(
         course = trainings.resumed(folder)
         assert len(course.history) == max(found[1] for name in (LAST, BEST) if (found := held(folder / name)))
     assert caplog.text == ""
+
+
+@pytest.fixture
+def waited(monkeypatch):
+    """How often there was a wait, which is a short one."""
+    times = []
+    monkeypatch.setattr(training, "sleep", lambda seconds: times.append(seconds) or sleep(0.01))
+    return times
+
+
+def test_a_run_waits_for_another_one_with_the_same_checkpoints(waited, tmp_path, caplog):
+    caplog.set_level("INFO")
+    order = []
+
+    def other():
+        with training.alone(tmp_path / RUN):
+            order.append("other")
+
+    with training.alone(tmp_path / "f" / RUN), training.alone(tmp_path / RUN):
+        thread = Thread(target=other)
+        thread.start()
+        while len(waited) < 3:
+            sleep(0.01)
+        order.append("first")
+    thread.join()
+    assert order == ["first", "other"]
+    assert caplog.messages == [f"{tmp_path / RUN}: another run trains the same, waiting for its end"]
+
+
+def test_a_run_that_was_killed_is_not_waited_for(waited, tmp_path):
+    held = "lock.acquire()\nprint('held', flush=True)\ninput()"
+    code = f"import sys, filelock\nlock = filelock.FileLock(sys.argv[1])\n{held}"
+    (tmp_path / RUN).mkdir()
+    command = [sys.executable, "-c", code, str(tmp_path / RUN / ".lock")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout.readline() == b"held\n"
+        Timer(0.1, process.kill).start()
+        with training.alone(tmp_path / RUN):
+            assert process.wait() == -9
+    assert waited
+
+
+@pytest.mark.parametrize("error", [OSError(37, "No locks available"), NotImplementedError()], ids=repr)
+def test_without_locks_a_run_goes_on(waited, tmp_path, monkeypatch, error):
+    def acquire(*args, **settings):
+        raise error
+
+    monkeypatch.setattr(training.FileLock, "acquire", acquire)
+    with training.alone(tmp_path / RUN):
+        assert (tmp_path / RUN).is_dir()
+    assert not waited
+
+
+def test_event_files_of_runs_that_begin_together_lie_apart(tmp_path):
+    photo = torch.zeros(3, 4, 4, dtype=torch.uint8)
+    with ThreadPoolExecutor(4) as pool:
+        runs = list(
+            pool.map(lambda _: training.Events(tmp_path / "runs", "resnet18", "demo", [photo]), range(8))
+        )
+    assert len({run.writer.logdir for run in runs}) == len(list((tmp_path / "runs").iterdir())) == 8
+    for run in runs:
+        run.writer.close()

@@ -20,6 +20,7 @@ from PIL import Image
 
 from landmarks import catalog, describers, files
 from landmarks.trunks import Trunk
+from stages.model import finetuned
 
 ROOT = Path(__file__).parents[1]
 STAGE = "stages.model.finetuned"
@@ -98,6 +99,8 @@ class Folder:
     """What the stage finds: parameters, lists of photos, photos."""
 
     root: Path
+    lasting: Path
+    """Where checkpoints and event files are to lie."""
 
     def start(self, *command: str, **env: str) -> Started:
         log = self.root / "log.txt"
@@ -124,7 +127,7 @@ class Folder:
             return list(csv.DictReader(file))
 
     def checkpoints(self) -> list[Path]:
-        return sorted((self.root / "models/checkpoints").glob("*/*.pt"))
+        return sorted((self.lasting / "models/checkpoints").glob("*/*.pt"))
 
     def made(self) -> dict[str, str]:
         """A hash of each file that the training leaves."""
@@ -133,12 +136,18 @@ class Folder:
 
 
 @pytest.fixture
-def photos(tmp_path: Path) -> list[catalog.Photo]:
+def root(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
+    """Where the stage runs."""
+    return tmp_path / getattr(request, "param", "")
+
+
+@pytest.fixture
+def photos(root: Path) -> list[catalog.Photo]:
     rng = np.random.default_rng(0)
     made = []
     for number in range(16):
         photo = catalog.Photo(f"data/demo/images/{number}.png", ("abbey", "bridge", "castle")[number % 3])
-        path = tmp_path / photo.image_path
+        path = root / photo.image_path
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(rng.integers(0, 256, (40, 48, 3), dtype=np.uint8)).save(path)
         made.append(photo)
@@ -146,7 +155,7 @@ def photos(tmp_path: Path) -> list[catalog.Photo]:
 
 
 @pytest.fixture
-def folder(tmp_path: Path, photos: list[catalog.Photo]) -> Callable[..., Folder]:
+def folder(tmp_path: Path, root: Path, photos: list[catalog.Photo]) -> Callable[..., Folder]:
     """Make the folder, with changes to the section `finetuned`."""
 
     def make(**changes: object) -> Folder:
@@ -163,9 +172,9 @@ def folder(tmp_path: Path, photos: list[catalog.Photo]) -> Callable[..., Folder]
                 **changes,
             }
         )
-        (tmp_path / "params.yaml").write_text(yaml.safe_dump(params))
-        (tmp_path / "stages").symlink_to(ROOT / "stages")
-        made = Folder(tmp_path)
+        (root / "params.yaml").write_text(yaml.safe_dump(params))
+        (root / "stages").symlink_to(ROOT / "stages")
+        made = Folder(root, tmp_path)
         made.list_photos("train", photos[:12])
         made.list_photos("val", photos[12:])
         return made
@@ -226,13 +235,14 @@ def check_start(log: str, had_checkpoint: bool) -> list[int]:
 
 
 @pytest.mark.parametrize(
-    ("number", "word", "processes"),
+    ("number", "word", "processes", "root"),
     [
-        (signal.SIGINT, "interrupted", "1"),
-        (signal.SIGTERM, "terminated", "1"),
-        (signal.SIGHUP, "terminated", "1"),
-        (signal.SIGTERM, "terminated", "2"),
+        (signal.SIGTERM, "terminated", "1", ".dvc/tmp/exps/standalone/tmpcopy"),
+        pytest.param(signal.SIGINT, "interrupted", "1", "", marks=pytest.mark.slow),
+        pytest.param(signal.SIGHUP, "terminated", "1", ".dvc/tmp/exps/tmpcopy", marks=pytest.mark.slow),
+        pytest.param(signal.SIGTERM, "terminated", "2", "", marks=pytest.mark.slow),
     ],
+    indirect=["root"],
 )
 def test_what_ends_training_from_outside_names_the_last_checkpoint_and_writes_no_model(
     folder: Callable[..., Folder], number: signal.Signals, word: str, processes: str
@@ -248,8 +258,34 @@ def test_what_ends_training_from_outside_names_the_last_checkpoint_and_writes_no
     named = re.fullmatch(rf"{word}; the last checkpoint is (\S+), run again to go on", said)
     assert named, log
     assert project.root / named[1] in project.checkpoints()
-    assert [path.name for path in (project.root / "models").iterdir()] == ["checkpoints"]
+    assert [path.name for path in (project.lasting / "models").iterdir()] == ["checkpoints"]
+    assert len(list((project.lasting / "runs").iterdir())) == 1
     assert not (project.root / CURVE).exists()
+
+
+@pytest.mark.parametrize(
+    ("root", "named", "expected"),
+    [
+        ("", None, ""),
+        ("", "/scratch/kept", "/scratch/kept"),
+        (".dvc/tmp", None, ".dvc/tmp"),
+        (".dvc/tmp/exps/tmpabc", None, ""),
+        (".dvc/tmp/exps/standalone/tmpabc", None, ""),
+        (".dvc/tmp/exps/standalone/tmpabc/part", None, ""),
+        (".dvc/tmp/exps/tmpabc", "../kept", "../kept"),
+        (".dvc/tmp/exps/tmpabc", "/scratch/kept", "/scratch/kept"),
+        ("photos .dvc/tmp/exps/đường", None, "photos .dvc/tmp/exps/đường"),
+    ],
+)
+def test_checkpoints_and_event_files_lie_where_dvc_does_not_remove_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, root: str, named: str | None, expected: str
+):
+    (tmp_path / root).mkdir(parents=True, exist_ok=True)
+    monkeypatch.chdir(tmp_path / root)
+    monkeypatch.delenv("LANDMARKS_STATE", raising=False)
+    if named:
+        monkeypatch.setenv("LANDMARKS_STATE", named)
+    assert Path.cwd() / finetuned.lasting() == tmp_path / expected
 
 
 @pytest.mark.parametrize("loss", ["proxy_anchor", pytest.param("cross_entropy", marks=pytest.mark.slow)])

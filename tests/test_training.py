@@ -17,7 +17,7 @@ from PIL import Image
 from torch import nn
 from torch.utils.data import DataLoader
 
-from landmarks import describers, engines, params, training, trunks
+from landmarks import describers, engines, errors, params, training, trunks
 from landmarks.catalog import Photo
 from landmarks.errors import InputError
 
@@ -617,23 +617,45 @@ def test_events_hold_a_point_an_epoch_and_the_photos(photos: list[Photo], tmp_pa
     assert content.count(b"training_photos") == 1
 
 
-def test_an_interrupt_that_is_lost_in_a_callback_ends_training_all_the_same(
-    photos: list[Photo], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("where", ["correct", "saved"])
+def test_a_signal_whose_exception_is_lost_ends_training_all_the_same(
+    photos: list[Photo],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    number: signal.Signals,
+    where: str,
 ):
-    correct = training.correct
+    correct, save = training.correct, torch.save
+    monkeypatch.setattr(errors, "_last", float("-inf"))
 
-    def pressed(*args: torch.Tensor) -> tuple[int, int]:
-        with contextlib.suppress(KeyboardInterrupt):  # as in a `__del__`
-            signal.raise_signal(signal.SIGINT)
+    def come() -> None:
+        with contextlib.suppress(KeyboardInterrupt):
+            signal.raise_signal(number)
+
+    def counted(*args: torch.Tensor) -> tuple[int, int]:
+        come()  # as in a `__del__`
         return correct(*args)
 
-    before = signal.getsignal(signal.SIGINT)
-    monkeypatch.setattr(training, "correct", pressed)
-    with pytest.raises(KeyboardInterrupt):
-        list(course(photos, tmp_path).epochs())
-    assert signal.getsignal(signal.SIGINT) == before
+    def saved(state: object, file: object) -> None:
+        if (tmp_path / training.BEST).exists():
+            come()
+            raise RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 128 vs 64")
+        save(state, file)
+
+    handlers = [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)]
+    if where == "correct":
+        monkeypatch.setattr(training, "correct", counted)
+    else:
+        monkeypatch.setattr(torch, "save", saved)
+    with pytest.raises(KeyboardInterrupt) as caught:
+        list(course(photos, tmp_path, recipe(checkpoint_every=1, epochs=1)).epochs())
+    assert isinstance(caught.value, errors.Terminated) == (number != signal.SIGINT)
+    there = tmp_path / training.BEST if where == "saved" else "not yet there"
+    assert caught.value.__notes__ == [f"the last checkpoint is {there}, run again to go on"]
+    assert handlers == [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)]
     monkeypatch.undo()
-    assert len(list(course(photos, tmp_path).epochs())) == 3
+    assert len(list(course(photos, tmp_path, recipe(epochs=1)).epochs())) == 1
 
 
 @pytest.mark.parametrize("loss", ["triplet", "contrastive", "multi_similarity"])

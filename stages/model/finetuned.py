@@ -30,21 +30,35 @@ def main() -> None:
         )
         shaping = {"backbone": options.backbone, "weights": options.weights, "seed": seed}
         name = training.identity(train, val, shaping | recipe.shaping(), options.weights)
-        course = training.Training(trunk, train, val, recipe, seed, Path("models/checkpoints", name))
-        course.resume()
-        if not writes:
-            for _ in course.epochs():
-                pass
-            course.result()
-            return
-        events = training.Events(Path("runs"), options.backbone, options.dataset, course.sample())
-        curve = []
-        for epoch in course.epochs():
-            events.add(epoch)
-            curve.append(astuple(epoch))
+        checkpoints, runs = lasting() / "models/checkpoints" / name, lasting() / "runs"
+        course = training.Training(trunk, train, val, recipe, seed, checkpoints)
+        with training.alone(checkpoints):
+            course.resume()
+            if not writes:
+                for _ in course.epochs():
+                    pass
+                course.result()
+                return
+            events = training.Events(runs, options.backbone, options.dataset, course.sample())
+            curve = []
+            for epoch in course.epochs():
+                events.add(epoch)
+                curve.append(astuple(epoch))
+            trained = course.result()
         catalog.write_rows(CURVE, training.COLUMNS, curve)
-        model = describers.whitened(course.result(), train, **options.extract.whitened())
+        model = describers.whitened(trained, train, **options.extract.whitened())
         describers.write(Path("models/model.safetensors"), model)
+
+
+def lasting() -> Path:
+    """Where checkpoints and event files outlast an experiment that was interrupted.
+
+    `dvc exp run --temp` and `--queue` work in a copy of the repository, below its .dvc/tmp/exps, which DVC
+    removes however it ends. So that is the repository itself, or the folder that LANDMARKS_STATE names.
+    """
+    copies = (folder for folder in Path.cwd().parents if folder.parts[-3:] == (".dvc", "tmp", "exps"))
+    repository = next((folder.parents[2] for folder in copies), Path())
+    return repository / os.environ.get("LANDMARKS_STATE", "")
 
 
 def processes() -> int:
