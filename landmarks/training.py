@@ -220,12 +220,12 @@ class _Order(Sampler[tuple[int, int]]):
         _, sizes = np.unique(self.labels, return_counts=True)
         of_label = np.split(np.argsort(self.labels, kind="stable"), np.cumsum(sizes)[:-1])
         counts = self._sampled(-(-sizes // together), random)
-        for ordered, count in zip(of_label, counts.tolist(), strict=True):
+        for ordered, size in zip(of_label, counts.tolist(), strict=True):
             rows = random.permutation(ordered)
-            again, place = np.divmod(np.arange(count * together), len(rows))
+            again, place = np.divmod(np.arange(size * together), len(rows))
             more = -1 if self.seed is None else rows[place] + again * len(self.labels)
-            groups.append(np.where(again, more, rows[place]).reshape(count, together))
-            places.append((np.arange(count) + random.random(count)) / count)
+            groups.append(np.where(again, more, rows[place]).reshape(size, together))
+            places.append((np.arange(size) + random.random(size)) / size)
         return np.concatenate(groups)[np.argsort(np.concatenate(places))]
 
     def _sampled(self, counts: NDArray[np.int64], random: np.random.Generator) -> NDArray[np.int64]:
