@@ -69,6 +69,7 @@ def tensors(model: trunks.Trunk) -> dict[str, bytes]:
     return {name: tensor.tobytes() for name, tensor in model.tensors().items()}
 
 
+@pytest.mark.slow
 def test_a_batch_of_sixteen_photos_is_learned_by_heart(photos: list[Photo], tmp_path: Path):
     plain = RECIPE.augment.model_copy(update={"scale": (1.0, 1.0), "flip": False, "colour": 0.0})
     plan = recipe(
@@ -89,7 +90,7 @@ def test_a_batch_of_sixteen_photos_is_learned_by_heart(photos: list[Photo], tmp_
     [
         (1, {}),
         (2, {"loss": "proxy_anchor", "sampling": "class_balanced"}),
-        (1, {"loss": "triplet", "miner": "distance_weighted"}),
+        pytest.param(1, {"loss": "triplet", "miner": "distance_weighted"}, marks=pytest.mark.slow),
     ],
 )
 def test_stopped_and_resumed_gives_the_same_bits(
@@ -542,6 +543,7 @@ def test_the_model_describes_and_classifies_after_a_round_trip(photos: list[Phot
     assert figures["prec@5"] == 1.0
 
 
+@pytest.mark.slow
 def test_the_p_of_gem_is_learned_when_asked_and_stays_with_the_model(photos: list[Photo], tmp_path: Path):
     paths = [Path(photo.image_path) for photo in photos[:3]]
     for learned in (False, True):

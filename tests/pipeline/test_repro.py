@@ -98,7 +98,8 @@ def test_a_new_photo_is_seen_in_linked_images_of_a_dataset_of_any_name(
         ran = at_first.stages_run("exp", "run", "-S", 'dataset="我的 照片"', "create_csv")
         assert ran == ["create_csv"]
         lines = (at_first.root / "data/catalog.csv").read_text(encoding="utf-8").splitlines()
-        assert lines[1:] == [f"data/我的 照片/images/{name},{name[0]}" for name in names]
+        rows = [line.rpartition(",")[0] for line in lines[1:]]  # but for the digest
+        assert rows == [f"data/我的 照片/images/{name},{name[0]}" for name in names]
         assert "up to date" in at_first.dvc("status", "create_csv")
         make_photo(tmp_path / "b/3.jpg", 3)
         assert re.search("modified: +data/我的 照片/images", at_first.dvc("status", "create_csv"))
