@@ -75,8 +75,8 @@ def landmarks(
 
     \b
     Examples:
-      landmarks predict data/demo/images/castle_keep/006.jpg
-      landmarks query data/demo/images/castle_keep/006.jpg --out answers
+      landmarks predict data/demo/images/castle_keep/018.jpg
+      landmarks query data/demo/images/castle_keep/018.jpg --out answers
     """
 
 
@@ -130,7 +130,7 @@ def predict(photos: Photos, distance: Distance = None, as_json: AsJsonLines = Fa
 
     \b
     Examples:
-      landmarks predict data/demo/images/castle_keep/006.jpg
+      landmarks predict data/demo/images/castle_keep/018.jpg
       landmarks predict --json data/demo/images/castle_keep 'data/demo/images/**/000.jpg'
     """
     from landmarks.asking import Index
@@ -163,7 +163,7 @@ def query(
 
     \b
     Examples:
-      landmarks query data/demo/images/castle_keep/006.jpg
+      landmarks query data/demo/images/castle_keep/018.jpg
       landmarks query data/demo/images/castle_keep --top 10 --distance L2 --rerank two
       landmarks query data/demo/images/*/000.jpg --out answers
     """
