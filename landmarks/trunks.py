@@ -1,12 +1,17 @@
 """The networks: by name, with their weights, their preprocessing and their pooled layer."""
 
 import difflib
+import logging
+import re
 import struct
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from argparse import Namespace
+from collections import Counter, deque
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from http.client import HTTPException
+from itertools import islice, zip_longest
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any, NamedTuple, Self
@@ -20,6 +25,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from timm.data.config import resolve_data_config
 from torch import Tensor, nn
+from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 
 from landmarks import engines, images, whitening
 from landmarks.engines import Execution, Photos
@@ -36,6 +42,8 @@ UNREADABLE = (
     *(TypeError, AssertionError, OSError, struct.error),
 )
 """What torch.load raises on broken files, besides UnpicklingError."""
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -193,7 +201,7 @@ def pretrained(
     if weights == "imagenet":
         _load(net, _imagenet(backbone), f"the ImageNet weights of {backbone}")
     elif weights != "random":
-        _load(net, read_state_dict(Path(weights)), weights)
+        _load(net, read_weights(Path(weights)), weights)
     mean, std = _statistics(backbone, net)
     options = Options(backbone, image_size, layer, normalization, mean, std, **settings)
     return Trunk(with_pooling(net, options, learn_gem_p), options)
@@ -242,11 +250,8 @@ def build(backbone: str) -> nn.Module:
     return trunk
 
 
-def read_state_dict(path: Path) -> dict[str, Tensor]:
-    """The tensors in a `.safetensors` or a `.pth`/`.pth.tar` file, which is read weights-only.
-
-    A dict under the key `state_dict`, and the prefix `module.` of DataParallel, are unwrapped.
-    """
+def read_weights(path: Path) -> object:
+    """What is in a `.safetensors` or a `.pth`/`.pth.tar` file, which is read weights-only."""
     if path.resolve() == Path("models/model.safetensors").resolve():
         raise InputError(
             f"weights: {path} is what this stage writes, and DVC deletes it before; copy it elsewhere first"
@@ -262,41 +267,151 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
         raise InputError(f"weights: {unreadable(path, error)}") from None
     try:
         if path.suffix == ".safetensors":
-            state = load_file(path)
-        else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-            state = state.get("state_dict", state)
-        state = {name.removeprefix("module."): tensor for name, tensor in state.items()}
+            return load_file(path)
+        with safe_globals([Namespace]):  # of arguments, which trainings save beside the tensors
+            return torch.load(path, map_location="cpu", weights_only=True)
     except (SafetensorError, *UNREADABLE) as error:
         raise InputError(f"weights: {path} holds no state dict: {first_line(error)}") from None
     except UnpicklingError:
+        classes = ", ".join(_classes_in(path))
         raise InputError(
-            f"weights: {path} holds more than tensors, or is no file of torch.save; save only the state dict"
+            f"weights: {path} holds more than tensors{f' ({classes})' if classes else ''}, or is no file of "
+            "torch.save; save only the state dict"
         ) from None
-    if not state or not all(isinstance(tensor, Tensor) for tensor in state.values()):
-        raise InputError(f"weights: {path} holds no state dict: not everything in it is a tensor")
-    return state
 
 
-def _load(net: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
-    """Load the tensors of `state` into `net`; the classifier's are left out, all others must fit."""
-    heads = _classifier_prefixes(net)
-    state = {name: tensor for name, tensor in state.items() if not name.startswith(heads)}
+def _classes_in(path: Path) -> list[str]:
+    """What reading weights-only refuses; none where that is not the reason."""
+    try:
+        with safe_globals([Namespace]):
+            return sorted(get_unsafe_globals_in_checkpoint(path))
+    except (*UNREADABLE, UnpicklingError):
+        return []
+
+
+class _Weights(NamedTuple):
+    """Tensors of a file that may be those of a network."""
+
+    place: str
+    """What stands before their names: the keys of the dicts they are in, and the prefix they share."""
+    tensors: dict[str, Tensor]
+    fitting: int
+    problems: list[str]
+
+
+def _load(net: nn.Module, content: object, source: str) -> None:
+    """Load the tensors in `content` into `net`; the classifier's are left out, all others must fit.
+
+    They may be in dicts within dicts and have a prefix, as those of checkpoints and of larger networks do.
+    Where several fit, those of a moving average (ema, teacher) are taken, as by timm, or else the first.
+    """
     own = net.state_dict()
+    heads = _classifier_prefixes(net)
+    candidates = [
+        _compared(place + prefix, below, own)
+        for place, tensors in _dicts(content)
+        for prefix, below in _below(tensors, own, heads)
+    ]
+    if not candidates:
+        keys = f"the keys {_few(content)}" if isinstance(content, Mapping) and content else "no keys"
+        raise InputError(f"weights: {source} holds no state dict: it has {keys}, wanted are {_few(own)}")
+    best = min(candidates, key=_unfitness)
+    if best.problems:
+        more = f" and {len(best.problems) - 5} more" if len(best.problems) > 5 else ""
+        if best.fitting < len(own) / 2:  # else the problems tell enough
+            has = _few([best.place + name for name in best.tensors])
+            more += f"; it has {has}, wanted are {_few(own)}"
+        raise InputError(f"weights: {source} does not fit the backbone: {'; '.join(best.problems[:5])}{more}")
+    others = [one.place for one in candidates if one is not best and not one.problems]
+    if others:
+        log.info("weights: %s: %s* are taken, and %s* fit, too", source, best.place, "*, ".join(others))
+    net.load_state_dict(own | best.tensors)
+
+
+def _dicts(content: object) -> Iterator[tuple[str, dict[str, Tensor]]]:
+    """The dicts of tensors in `content`, but those of optimizers, and the keys that lead to each."""
+    seen = set()
+    found = deque([("", content)])
+    while found:
+        place, one = found.popleft()
+        if isinstance(one, Mapping) and id(one) not in seen:
+            seen.add(id(one))
+            named = {name: value for name, value in one.items() if isinstance(name, str)}
+            if tensors := {name: value for name, value in named.items() if isinstance(value, Tensor)}:
+                yield place, tensors
+            found += [(f"{place}{name}.", value) for name, value in named.items() if "optim" not in name]
+
+
+WRAPPERS = {"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
+"""Parts of names that torch adds: DataParallel, compile, FSDP, checkpointing."""
+
+
+def _below(
+    tensors: dict[str, Tensor], own: Mapping[str, Tensor], heads: tuple[str, ...]
+) -> Iterator[tuple[str, dict[str, Tensor]]]:
+    """The prefixes of names of `own` in `tensors`, and what is below each but the classifier."""
+    wrappers = WRAPPERS.difference(*(name.split(".") for name in own))
+    unwrapped = {
+        ".".join(part for part in name.split(".") if part not in wrappers): tensor
+        for name, tensor in tensors.items()
+    }
+    if len(unwrapped) == len(tensors):
+        tensors = unwrapped
+    depth = max(name.count(".") for name in own)
+    prefixes: Counter[str] = Counter()
+    for name in tensors:
+        parts = name.rsplit(".", depth + 1)
+        for at in range(len(parts)):
+            if ".".join(parts[at:]) in own:
+                prefixes[name.removesuffix(".".join(parts[at:]))] += 1
+    for prefix, _ in prefixes.most_common(10) or [("", 0)]:
+        names = {name.removeprefix(prefix): name for name in tensors if name.startswith(prefix)}
+        yield prefix, {name: tensors[full] for name, full in names.items() if not name.startswith(heads)}
+
+
+def _compared(place: str, tensors: dict[str, Tensor], own: Mapping[str, Tensor]) -> _Weights:
     # Files of before torch 0.4.1, torchvision's own among them, lack the counters; describing needs none.
     counters = {name: own[name] for name in own if name.endswith(".num_batches_tracked")}
-    state = counters | state
-    problems = [f"{name} is missing" for name in own if name not in state]
-    problems += [f"{name} is not in the network" for name in state if name not in own]
-    problems += [
-        f"{name} has shape {tuple(state[name].shape)}, expected {tuple(tensor.shape)}"
+    tensors = {
+        name: tensor
+        for name, tensor in tensors.items()
+        if name not in counters or not _unfit(tensor, counters[name])
+    }
+    missing = [f"{name} is missing" for name in own if name not in tensors and name not in counters]
+    unknown = [f"{name} is not in the network" for name in tensors if name not in own]
+    unfit = [
+        f"{name} {problem}"
         for name, tensor in own.items()
-        if name in state and state[name].shape != tensor.shape
+        if name in tensors and (problem := _unfit(tensors[name], tensor))
     ]
-    if problems:
-        more = f" and {len(problems) - 5} more" if len(problems) > 5 else ""
-        raise InputError(f"weights: {source} does not fit the backbone: {'; '.join(problems[:5])}{more}")
-    net.load_state_dict(state)
+    problems = [one for some in zip_longest(missing, unknown, unfit) for one in some if one]
+    return _Weights(place, tensors, len(own) - len(missing) - len(unfit), problems)
+
+
+def _unfit(tensor: Tensor, own: Tensor) -> str:
+    """Why `tensor` cannot take the place of `own`, if so."""
+    if type(tensor) not in (Tensor, nn.Parameter) or tensor.is_nested:
+        return f"is a {'nested tensor' if tensor.is_nested else type(tensor).__name__}"
+    if tensor.layout != torch.strided:
+        return f"is sparse ({tensor.layout})"
+    if tensor.is_meta:
+        return "has no values (meta)"
+    if tensor.is_floating_point() != own.is_floating_point():
+        return f"has dtype {tensor.dtype}, expected {own.dtype}"
+    if tensor.shape != own.shape:
+        return f"has shape {tuple(tensor.shape)}, expected {tuple(own.shape)}"
+    return ""
+
+
+def _unfitness(weights: _Weights) -> tuple[bool, int, bool, int]:
+    averaged = re.search(r"(?<![a-z])(ema|teacher)(?![a-z])", weights.place.lower())
+    whole = not weights.problems
+    return not whole, -weights.fitting, not averaged, 0 if whole else -len(weights.tensors)
+
+
+def _few(names: Collection[object]) -> str:
+    more = f", ... ({len(names)})" if len(names) > 3 else ""
+    return ", ".join(str(name) for name in islice(names, 3)) + more
 
 
 def _classifier_prefixes(net: nn.Module) -> tuple[str, ...]:
