@@ -640,7 +640,7 @@ def test_weights_that_the_system_does_not_give_are_not_taken_for_broken(tmp_path
     path.write_bytes(b"weights")
     unreadable(path, number)
     with pytest.raises(InputError) as caught:
-        trunks.read_state_dict(path)
+        trunks.read_weights(path)
     assert str(caught.value) == f"weights: {path}: cannot be read ({os.strerror(number)})"
 
 
@@ -650,7 +650,7 @@ def test_weights_in_a_folder_that_must_not_be_looked_into_are_told(tmp_path, mon
 
     monkeypatch.setattr(Path, "is_file", denied)
     with pytest.raises(InputError, match=r"^weights: a/w\.pth: cannot be read \(Permission denied\)$"):
-        trunks.read_state_dict(Path("a/w.pth"))
+        trunks.read_weights(Path("a/w.pth"))
 
 
 @pytest.mark.parametrize(
