@@ -65,6 +65,15 @@ def test_the_demo_passes_before_it_is_drawn():
     check.main()
 
 
+def test_photos_may_be_missing_of_the_demo_alone():
+    for arguments in ((), ("mine",), ("demos",)):
+        code, _, err = ask(*arguments)
+        assert (code, "no such folder" in err) == (1, True)
+    assert ask("demo")[0] == 0
+    with pytest.raises(InputError, match=r"^data/mine/images: no such folder"):
+        check.main()
+
+
 @pytest.mark.parametrize("count", [1, NAMED, NAMED + 1, 300])
 def test_what_is_in_the_way_is_named_up_to_a_number_and_then_counted(count):
     put("mine/images/a/1.jpg")

@@ -48,6 +48,12 @@ def test_the_committed_parameters_load_and_are_what_the_file_says():
     assert loaded.model_dump(mode="json") == yaml.safe_load(COMMITTED.read_text(encoding="utf-8"))
 
 
+def test_the_committed_choices_keep_near_copies_together_and_neither_merge_nor_balance_landmarks():
+    loaded = params.load(COMMITTED)
+    chosen = loaded.split.near_copies, loaded.create_csv.merge_alike, loaded.finetuned.sampling
+    assert chosen == ("together", False, "instance_balanced")
+
+
 @pytest.mark.parametrize(
     "changes",
     [
@@ -196,6 +202,16 @@ def test_a_name_like_no_other_is_refused_with_all_that_are_allowed(load_with):
         InputError, match=r"split\.zzz: no such parameter; allowed here: method, train, val, test, index"
     ):
         load_with({"split.zzz": 1})
+
+
+@pytest.mark.parametrize("value", [True, False, None])
+def test_a_parameter_that_is_gone_says_so(load_with, tmp_path, value):
+    with pytest.raises(InputError) as caught:
+        load_with({"split.allow_unmatched": value})
+    assert str(caught.value) == (
+        f"{tmp_path / 'params.yaml'}: split.allow_unmatched: is gone: what has queries now has index photos "
+        "too; delete the line"
+    )
 
 
 @pytest.mark.parametrize("name", ["distance", "split", "split.val", "retrieve.depth"])

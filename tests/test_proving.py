@@ -507,8 +507,11 @@ def test_a_webp_whose_chunks_do_not_fill_it_is_rejected():
                 prove(damaged, LIMIT)
 
 
-def test_a_cut_webp_says_how_much_there_is():
+def test_a_damaged_webp_says_which_chunk_or_how_much_there_is():
     content = encoded("WEBP", photo(np.random.default_rng(2), 90, 70))
+    reason = "does not decode: its chunk JUNK reaches 6 bytes beyond its end"
+    with pytest.raises(ValueError, match=f"^{reason}$"):
+        prove(webp(content[12:], part(b"JUNK", b"odd", 10)), LIMIT)
     with pytest.raises(ValueError, match=f"^does not decode: ends after 500 of {len(content)} bytes$"):
         prove(content[:500], LIMIT)
 

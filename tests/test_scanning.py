@@ -229,6 +229,25 @@ def test_photos_alike_in_all_but_the_last_byte_are_told_apart_by_their_pixels():
     )
 
 
+@pytest.mark.parametrize("kind", ["BMP", "TIFF", "WEBP"])
+def test_of_two_photos_of_equal_pixels_the_second_is_a_copy(kind):
+    first, copy = put("a/1", encoded("PNG")), put("b/2", encoded(kind, lossless=True))
+    reason = f"the same photo, pixel for pixel, as {first}"
+    assert scan(IMAGES, LIMIT) == ([Photo(first, "a")], [Rejected(copy, reason)])
+
+
+def test_photos_that_differ_in_their_sides_or_finest_pattern_alone_are_no_copies():
+    wave = np.resize([30, -30, -30, 30], (192, 1))  # which is not seen in a JPEG decoded smaller
+    for sign in (1, -1):
+        pixels = (128 + sign * wave * np.resize(wave, 256) // 30).astype(np.uint8)
+        put(f"a/{sign}.jpg", encoded("JPEG", Image.fromarray(pixels)))
+    for width, height in ((60, 40), (40, 60), (80, 30)):
+        for grey in (128, 129):
+            put(f"a/{width} {grey}.bmp", encoded("BMP", Image.new("L", (width, height), grey)))
+    photos, rejected = scan(IMAGES, 256 * 192)
+    assert (len(photos), rejected) == (8, [])
+
+
 def test_hidden_files_and_folders_are_ignored(good):
     for name in (".DS_Store", "a/.hidden.jpg", "a/.thumbnails/photo.jpg", ".git/photo.jpg"):
         put(name, encoded("JPEG"))

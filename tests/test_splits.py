@@ -78,7 +78,7 @@ def test_near_copies_stay_together_and_counts_are_met_to_within_a_group(given, f
         asked = counts(len(paths), fractions)
         for part in PARTS:
             count = sum(part_of[path] == part for path in paths)
-            assert abs(count - asked[part]) < max(sizes)
+            assert abs(count - asked[part]) <= (max(sizes) if max(sizes) > 1 else 0)
             assert count or part not in ("index", "test") or not asked[part]
         for group in {groups[path] for path in paths if path in groups}:
             members = [path for path in paths if groups.get(path) == group]
@@ -90,7 +90,7 @@ def test_near_copies_stay_together_and_counts_are_met_to_within_a_group(given, f
 def test_shares_that_give_queries_and_index_a_photo_are_rounded_by_largest_remainder(total, fractions):
     given, shares = counts(total, fractions), apportion(total, [fractions[part] for part in PARTS])
     assert sum(given.values()) == total
-    if all(share or not fractions[part] for part, share in zip(PARTS, shares, strict=True)):
+    if all(shares[PARTS.index(part)] or not fractions[part] for part in ("index", "test")):
         assert list(given.values()) == shares
     for part in PARTS:
         assert fractions[part] or not given[part]
@@ -136,13 +136,29 @@ def test_each_of_many_adds_and_removals_moves_at_most_four_others(shares):
         before = after
 
 
-def test_names_and_order_of_the_photos_do_not_matter_but_contents_do():
+@pytest.mark.parametrize(
+    ("total", "shares"),
+    [(10, (0.25, 0.25, 0.35, 0.15)), (11, (0.15, 0.25, 0.25, 0.35)), (15, (0.3, 0.3, 0.3, 0.1))],
+)
+def test_no_removal_moves_five_where_parts_cut_in_another_order_would(total, shares):
+    fractions, photos = dict(zip(PARTS, shares, strict=True)), photos_of({"a": total})
+    before = split(photos, fractions, 0)
+    part_of = {photo: part for part in PARTS for photo in before[part]}
+    for gone in photos:
+        after = split([photo for photo in photos if photo != gone], fractions, 0)
+        assert sum(part_of[photo] != part for part in PARTS for photo in after[part]) <= 4
+
+
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_names_and_order_of_the_photos_do_not_matter_but_contents_do(size):
     contents = [f"{place * 7919:08x}" for place in range(40)]
 
     def parts_of(names, seed=0):
         photos = [Photo(name, "a") for name in names]
-        parts = split(photos, DEFAULT, seed, dict(zip(names, contents, strict=True)))
         by_name = dict(zip(names, contents, strict=True))
+        # Named as near_copies does.
+        groups = {name: min(names[place - place % size :][:size]) for place, name in enumerate(names)}
+        parts = split(photos, DEFAULT, seed, by_name, groups)
         return {part: {by_name[photo.image_path] for photo in parts[part]} for part in PARTS}
 
     names = [f"{place:02}" for place in range(40)]
@@ -276,6 +292,14 @@ def test_the_queries_of_a_ground_truth_are_the_test_part_and_all_else_is_the_ind
     assert Counter(photo.class_image for photo in parts["val"]) == {"a": 2, "b": 1}
     assert set(parts["train"]) | set(parts["val"]) <= set(others)
     assert not set(parts["train"]) & set(parts["val"])
+
+
+def test_small_landmarks_beside_a_ground_truth_are_learned_from_by_their_shares():
+    photos = photos_of({"a": 1, "b": 2, "c": 3, "query": 1})
+    truth = {Query("data/x/images/query/000.jpg", None): {}}
+    parts = by_ground_truth(photos, truth, {"train": 0.5, "val": 0.25, "test": 0.2, "index": 0.05}, 0)
+    assert [photo.class_image for photo in parts["train"]] == ["a", "b", "c"]
+    assert [photo.class_image for photo in parts["val"]] == ["b", "c"]
 
 
 def test_queries_stay_in_the_index_where_asked():

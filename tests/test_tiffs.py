@@ -255,6 +255,11 @@ SENSOR = np.zeros(LARGE, np.uint16)
             f"{PREVIEW}; save the page of the whole photo as a file of its own",
             id="preview before the photo",
         ),
+        pytest.param(
+            [page(subfile=3), page(shape=LARGE)],
+            f"{PREVIEW}; save the page of the whole photo as a file of its own",
+            id="preview of a page before the photo",
+        ),
     ],
 )
 def test_a_camera_raw_file_is_rejected_for_what_it_is(pages, reason, order):

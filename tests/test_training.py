@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader
 from landmarks import describers, engines, errors, params, training, trunks
 from landmarks.catalog import Photo
 from landmarks.errors import InputError
+from landmarks.files import sha256
 
 RECIPE = params.load(Path(__file__).parents[1] / "params.yaml").finetuned.model_copy(
     update={
@@ -222,6 +223,16 @@ def test_each_landmark_has_its_share_of_an_epoch_and_all_its_photos_alike(
     shared = np.stack(parts, axis=1).reshape(-1, size).tolist()
     whole = np.reshape(rows, (-1, size)).tolist()
     assert shared == (whole * world)[: math.ceil(len(whole) / world) * world]
+
+
+@pytest.mark.parametrize("sampling", ["square_root", "class_balanced"])
+def test_validation_has_every_photo_once_however_training_is_sampled(
+    photos: list[Photo], tmp_path: Path, sampling: params.Sampling
+):
+    unequal = [*photos[:12:2], photos[1]]
+    made = training.Training(trunk(), unequal, unequal, recipe(sampling=sampling), 0, tmp_path)
+    assert sorted(row for _, row in made.val_loader.sampler) == list(range(7))
+    assert sum(row % 7 == 6 for _, row in made.train_loader.sampler) > 1
 
 
 def test_a_landmark_of_one_photo_beside_many_is_predicted_where_landmarks_are_balanced(
@@ -584,8 +595,13 @@ def test_precision_at_five_of_fewer_classes_is_top_k_of_what_there_is():
     assert training.correct(logits, torch.tensor([1, 2])) == (1, 2)
 
 
-@pytest.mark.parametrize("change", ["photo", "lr", "sampling", "weights"], ids="another {}".format)
-def test_another_setting_never_resumes(photos: list[Photo], tmp_path: Path, change: str):
+CODE = ("training", "losses", "trunks", "pooling", "engines", "images", "tiffs")
+
+
+@pytest.mark.parametrize("change", ["photo", "lr", "sampling", "weights", *CODE], ids="another {}".format)
+def test_another_setting_never_resumes(
+    photos: list[Photo], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str
+):
     copy = tmp_path / "copy.png"
     copy.write_bytes(Path(photos[0].image_path).read_bytes())
     weights = tmp_path / "weights.pth"
@@ -601,6 +617,8 @@ def test_another_setting_never_resumes(photos: list[Photo], tmp_path: Path, chan
         copy.write_bytes(copy.read_bytes() + b"\0")
     if change == "weights":
         weights.write_bytes(b"2")
+    if change in CODE:
+        monkeypatch.setattr(training, "sha256", lambda path: "2" if path.stem == change else sha256(path))
     changes = {"lr": {"lr": 0.123}, "sampling": {"sampling": "class_balanced"}}.get(change, {})
     assert name(**changes) != first
 
