@@ -637,8 +637,15 @@ def test_events_hold_a_point_an_epoch_and_the_photos(photos: list[Photo], tmp_pa
     assert content.count(b"training_photos") == 1
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-@pytest.mark.parametrize("where", ["correct", "saved"])
+@pytest.mark.parametrize(
+    ("number", "where"),
+    [
+        (signal.SIGINT, "correct"),
+        (signal.SIGHUP, "correct"),
+        (signal.SIGTERM, "saved"),
+        (signal.SIGINT, "saved"),
+    ],
+)
 def test_a_signal_whose_exception_is_lost_ends_training_all_the_same(
     photos: list[Photo],
     tmp_path: Path,

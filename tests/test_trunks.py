@@ -345,7 +345,7 @@ def shuffled(content, chance):
     return dict(chance.sample(list(content.items()), len(content)))
 
 
-@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("seed", range(12))
 def test_weights_are_found_in_any_dicts_and_below_any_prefix(tiny, tmp_path, caplog, seed):
     chance = random.Random(seed)
     prefix = "".join(chance.sample(PREFIXES, chance.randrange(4)))
@@ -374,7 +374,7 @@ def bare(prefix):
     return prefix.replace("module.", "").replace("_orig_mod.", "")
 
 
-@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize("seed", range(8))
 def test_of_several_that_fit_the_moving_average_is_taken_and_it_is_said(tiny, tmp_path, caplog, seed):
     chance = random.Random(seed)
     (plain, before), (average, after) = (
