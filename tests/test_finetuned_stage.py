@@ -108,7 +108,13 @@ class Folder:
             process = subprocess.Popen(
                 [sys.executable, *(command or ["-m", STAGE])],
                 cwd=self.root,
-                env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), **env},
+                env={
+                    **os.environ,
+                    "OMP_NUM_THREADS": "1",
+                    "PYTHONPATH": str(ROOT),
+                    "LANDMARKS_STATE": "",
+                    **env,
+                },
                 stdout=file,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,

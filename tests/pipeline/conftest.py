@@ -58,6 +58,7 @@ def copy_of_repository(folder: Path) -> Project:
         **os.environ,
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
         "PYTHONPATH": str(folder),
+        "LANDMARKS_STATE": "",
         "DVC_SITE_CACHE_DIR": str(folder / ".dvc/tmp/site"),
         "GIT_AUTHOR_NAME": "test",
         "GIT_AUTHOR_EMAIL": "test@example.com",
