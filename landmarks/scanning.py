@@ -3,6 +3,7 @@
 import hashlib
 from collections import Counter
 from collections.abc import Mapping
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,6 +18,9 @@ from landmarks.images import in_order, read, stored
 from landmarks.near_copies import Hashes
 from landmarks.progress import tqdm
 from landmarks.proving import prove
+
+AT_ONCE = 8
+"""Files for a thread to check at a time: to hand over small ones singly takes as long as to check them."""
 
 
 class Scan(NamedTuple):
@@ -40,7 +44,10 @@ def scan(images: Path, max_pixels: int, keep_copies: bool = False) -> Scan:
     `InputError` where `images` is missing, holds no class folder, a linked folder or no usable photo.
     """
     files = photo_files(images)
-    checks = in_order(lambda path: _check(path, images, max_pixels), files)
+    some = (files[start : start + AT_ONCE] for start in range(0, len(files), AT_ONCE))
+    checks = chain.from_iterable(
+        in_order(lambda paths: [_check(path, images, max_pixels) for path in paths], some)
+    )
     whole: dict[Path, _Whole] = {}
     reasons: dict[Path, str] = {}
     first_with: dict[bytes, Path] = {}
