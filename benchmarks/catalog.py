@@ -24,6 +24,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--photos", type=int, default=50_000)
     photos = parser.parse_args().photos
+    here = Path.cwd()
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)
         root = Path("data/mine/images")
@@ -34,6 +35,7 @@ def main() -> None:
         seconds = paired(
             {"decoded": lambda: decoded_and_digested(root), "scan": lambda: scanned(root)}, ROUNDS
         )
+        os.chdir(here)
     rows = [
         ("decoded by Pillow, digested", f"{photos / min(seconds['decoded']):.0f}", "1"),
         (
