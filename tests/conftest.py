@@ -1,5 +1,6 @@
 import errno
 import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +13,9 @@ from landmarks import describers, features, files, vlad
 from landmarks.catalog import Photo
 
 ROOT = Path(__file__).parents[1]
+
+# A suite that a script starts with & inherits that Ctrl-C is ignored, and the tests press it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_make_parametrize_id(val):
