@@ -26,6 +26,7 @@ test-slow: $(INSTALLED)
 check: $(INSTALLED)
 	"$$BIN/ruff" check
 	"$$BIN/ruff" format --check
+	"$$BIN/lint-imports" --no-cache
 	"$$BIN/mypy"
 	"$$BIN/mypy" --platform darwin --cache-dir .mypy_cache/darwin
 	"$$BIN/mypy" --platform win32 --cache-dir .mypy_cache/win32

@@ -13,7 +13,7 @@ import numpy as np
 from common import paired, peak_memory, ratio, report
 from PIL import Image
 
-from landmarks import images, near_copies, scanning
+from landmarks.photos import images, near_copies, scanning
 
 MAX_PIXELS = 80_000_000
 LANDMARKS = 50

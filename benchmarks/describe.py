@@ -15,9 +15,12 @@ from common import paired, photos_below, ratio, report
 from numpy.typing import NDArray
 from PIL import Image
 
-from landmarks import engines, images, scoring, search, trunks
-from landmarks.catalog import numbered
+from landmarks.describing import engines, trunks
 from landmarks.errors import run
+from landmarks.photos import images
+from landmarks.photos.catalog import numbered
+from landmarks.scoring import measures
+from landmarks.searching import search
 
 WAYS = [(engine, precision) for precision in ("float32", "bfloat16") for engine in ("torch", "openvino")]
 ROUNDS = 3
@@ -147,7 +150,7 @@ def loo_map(descriptors: NDArray[np.float32], classes: NDArray[np.intp]) -> str:
     _, rows = search.top_k(descriptors, descriptors, "L1", len(descriptors))
     others = rows[rows != np.arange(len(rows))[:, None]].reshape(len(rows), -1)
     relevant = classes[others] == classes[:, None]
-    return f"{np.nanmean(scoring.average_precision(relevant, relevant.sum(axis=1))):.4f}"
+    return f"{np.nanmean(measures.average_precision(relevant, relevant.sum(axis=1))):.4f}"
 
 
 if __name__ == "__main__":

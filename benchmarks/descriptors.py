@@ -11,9 +11,10 @@ import numpy as np
 from common import photos_below, report
 from numpy.typing import NDArray
 
-from landmarks import search, trunks, whitening
-from landmarks.catalog import numbered
+from landmarks.describing import trunks, whitening
 from landmarks.errors import run
+from landmarks.photos.catalog import numbered
+from landmarks.searching import search
 
 WAYS: dict[str, dict[str, object]] = {
     "avg, 224 pixels": {"image_size": 224},

@@ -11,7 +11,7 @@ from common import over_cores, photos_below
 
 from landmarks import params
 from landmarks.errors import run
-from landmarks.rerankers import geometric
+from landmarks.reranking import geometric
 
 ROUNDS = 3
 QUERIES, CANDIDATES = 50, 100

@@ -11,10 +11,11 @@ from pathlib import Path
 
 from common import report
 
-from landmarks import features, params, rankings
+from landmarks import params
+from landmarks.chain import METHODS
 from landmarks.errors import run
-from landmarks.rerankers.chain import METHODS
-from landmarks.rerankers.reranker import Reranker
+from landmarks.reranking.reranker import Reranker
+from landmarks.searching import features, rankings
 
 ROUNDS = 3
 

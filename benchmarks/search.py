@@ -15,7 +15,7 @@ import numpy as np
 from common import paired, peak_memory, ratio, report
 from numpy.typing import NDArray
 
-from landmarks import features, search
+from landmarks.searching import features, search
 
 Floats = NDArray[np.float32]
 

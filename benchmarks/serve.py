@@ -21,9 +21,10 @@ import numpy as np
 from common import report
 from PIL import Image
 
-from landmarks import describers, files, hdf5
-from landmarks.catalog import Photo
-from landmarks.vlad import Vlad
+from landmarks import files, hdf5
+from landmarks.describing import describers
+from landmarks.describing.vlad import Vlad
+from landmarks.photos.catalog import Photo
 
 WORDS = 10  # of 128 numbers each: descriptors of 1280, as efficientnet_lite0 has them
 CLASSES = 1000

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from common import over_cores, photos_below
 
-from landmarks import vlad
+from landmarks.describing import vlad
 from landmarks.errors import run
 
 ROUNDS = 5

@@ -1,3 +1,7 @@
-"""Landmark retrieval: describe photos, search, re-rank and score."""
+"""Landmark retrieval: describe photos, search, re-rank and score.
 
-__version__ = "0.1.0"
+The packages follow the data: `photos`, `describing`, `training`, `searching`, `reranking`, `scoring`,
+`asking`.
+"""
+
+__version__ = "0.2.0"

@@ -1,5 +1,5 @@
 """`python -m landmarks`: the command `landmarks`."""
 
-from landmarks.cli import main
+from landmarks.asking.cli import main
 
 main()

@@ -1,17 +1,15 @@
-"""HDF5 files that are whole or absent, and the photos that their rows belong to."""
+"""HDF5 files that are whole or absent."""
 
 import errno
 import io
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import h5py
-import numpy as np
 
-from landmarks.catalog import BOX, HEADER, Photo
 from landmarks.errors import InputError
 from landmarks.files import replacing, unreadable
 
@@ -89,25 +87,3 @@ def _told(path: Path, error: OSError) -> InputError | None:
     if "already open" in str(error):
         return InputError(f"{path}: another program writes to it, or broke off doing so ({error})")
     return unreadable(path, error) if error.errno else None
-
-
-def write_photos(file: h5py.File, prefix: str, photos: Sequence[Photo]) -> None:
-    """Write `<prefix>image_path` and `<prefix>class_image`, UTF-8 (N,).
-
-    Where one of them has a box, also `<prefix>box`, float64 (N, 4), NaN for those that have none.
-    """
-    for field in HEADER:
-        values = [getattr(photo, field) for photo in photos]
-        file.create_dataset(prefix + field, data=values, dtype=h5py.string_dtype())
-    if any(photo.box for photo in photos):
-        file[prefix + "box"] = np.array([photo.box or [np.nan] * len(BOX) for photo in photos], np.float64)
-
-
-def read_photos(file: h5py.File, prefix: str) -> list[Photo]:
-    """Read what `write_photos` wrote."""
-    paths, classes = (file[prefix + field].asstr()[:] for field in HEADER)
-    boxes = file[prefix + "box"][:].tolist() if prefix + "box" in file else [[np.nan]] * len(paths)
-    return [
-        Photo(path, name, None if np.isnan(box).any() else tuple(box))
-        for path, name, box in zip(paths, classes, boxes, strict=True)
-    ]

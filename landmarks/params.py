@@ -3,7 +3,7 @@
 import difflib
 import json
 import os
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
@@ -18,9 +18,8 @@ from pydantic import (
     model_validator,
 )
 
+from landmarks import chain, yaml12
 from landmarks.errors import InputError, when_done
-from landmarks.files import unreadable
-from landmarks.rerankers import chain
 
 PATH = Path("params.yaml")
 
@@ -390,62 +389,14 @@ def load(path: Path = PATH) -> Params:
     So a mistyped name or value is refused by the first stage that runs, not by the last. Raises
     `InputError` naming each parameter, the value seen and what is allowed.
     """
-    values = _read(path)
+    values = yaml12.read(path)
     try:
         params = Params.model_validate(values)
     except ValidationError as error:
-        raise _refused(path, map(_explain, error.errors())) from None
+        raise yaml12.refused(path, map(_explain, error.errors())) from None
     params._asked.clear()  # of what the validators have asked for
     when_done.append(partial(_check_same, path, values, params._asked))
     return params
-
-
-def _read(path: Path) -> dict[str, Any]:
-    """The values in `path` as DVC reads and records them, by YAML 1.2."""
-    from ruamel.yaml import YAML  # here, so that --help is there at once
-    from ruamel.yaml.constructor import DuplicateKeyError
-    from ruamel.yaml.error import YAMLError
-
-    try:
-        text = path.read_text(encoding="utf-8")
-        values = YAML(typ="safe").load(text)
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file; run this in the root of the repository") from None
-    except OSError as error:
-        raise unreadable(path, error) from None
-    except DuplicateKeyError as error:
-        raise _refused(path, _twice(YAML(typ="safe").compose(text)) or [_problem(error)]) from None
-    # Its constructors let the others out, as of a date that is none.
-    except (YAMLError, ValueError, TypeError, LookupError, AssertionError, RecursionError) as error:
-        raise InputError(f"{path}: not YAML: {_problem(error)}") from None
-    if not isinstance(values, dict):
-        raise InputError(f"{path}: holds no parameters; `git checkout {path}` restores the committed ones")
-    return values
-
-
-def _refused(path: Path, reasons: Iterable[str]) -> InputError:
-    return InputError("\n".join(f"{path}: {reason}" for reason in reasons))
-
-
-def _twice(node: Any) -> list[str]:
-    """What to tell of the keys that a mapping, or one in it, gives more than once."""
-    reasons: list[str] = []
-    first: dict[tuple[str, str], Any] = {}
-    for key, value in node.value if node.id == "mapping" else []:
-        before = first.setdefault((key.tag, key.value), key) if key.id == "scalar" else key
-        if before is not key:
-            lines = " and ".join(str(one.start_mark.line + 1) for one in (before, key))
-            reasons.append(f"{key.value} is given twice, in lines {lines}; delete one")
-        if value.start_mark.index > key.start_mark.index:  # no alias of a mapping that comes before
-            reasons += _twice(value)
-    return reasons
-
-
-def _problem(error: Exception) -> str:
-    """What the parser says, in one line."""
-    mark = getattr(error, "problem_mark", None)
-    text = getattr(error, "problem", None) or str(error).partition("\n")[0] or type(error).__name__
-    return f"{text}, line {mark.line + 1}" if mark else text
 
 
 def _check_same(path: Path, before: Mapping[str, Any], asked: Collection[str]) -> None:
@@ -454,7 +405,8 @@ def _check_same(path: Path, before: Mapping[str, Any], asked: Collection[str]) -
     DVC reads these again after the stage, and would record the results under values that did not make
     them. It does not record the others of the stage, so they may be edited meanwhile.
     """
-    was, now = (dict(_leaves({name: values.get(name) for name in asked})) for values in (before, _read(path)))
+    both = before, yaml12.read(path)
+    was, now = (dict(yaml12.leaves({name: values.get(name) for name in asked})) for values in both)
     changed = [name for name in was | now if was.get(name) != now.get(name)]
     if changed:
         what = ", ".join(f"{name} was {was.get(name)!r} and is {now.get(name)!r}" for name in sorted(changed))
@@ -462,15 +414,6 @@ def _check_same(path: Path, before: Mapping[str, Any], asked: Collection[str]) -
             f"{path}: changed while this ran: {what}; run again. Another `dvc exp run` changes it, too: "
             "add --temp or --queue for experiments side by side"
         )
-
-
-def _leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """All values in nested mappings, with their names as in `split.test`."""
-    for name, value in values.items():
-        if isinstance(value, Mapping):
-            yield from _leaves(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value
 
 
 def _explain(detail: Any) -> str:

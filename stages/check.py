@@ -2,8 +2,9 @@
 
 import logging
 
-from landmarks import folders, params
+from landmarks import params
 from landmarks.errors import InputError, run
+from landmarks.photos import folders
 
 
 def main() -> None:

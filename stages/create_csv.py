@@ -4,9 +4,10 @@ import logging
 from collections import Counter
 from pathlib import Path
 
-from landmarks import catalog, fetching, folders, ground_truth, near_copies, params, scanning
+from landmarks import params
 from landmarks.errors import InputError, run
 from landmarks.files import in_copy
+from landmarks.photos import catalog, fetching, folders, ground_truth, near_copies, scanning
 
 
 def main() -> None:

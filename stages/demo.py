@@ -2,13 +2,14 @@
 
 from pathlib import Path
 
-from landmarks import demo, params
+from landmarks import params
+from landmarks.demo import drawing
 from landmarks.errors import run
 
 
 def main() -> None:
     options = params.load().demo
-    demo.draw(Path("data/demo/images"), classes=options.classes, photos=options.photos, seed=options.seed)
+    drawing.draw(Path("data/demo/images"), classes=options.classes, photos=options.photos, seed=options.seed)
 
 
 if __name__ == "__main__":

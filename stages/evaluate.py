@@ -7,9 +7,12 @@ from pathlib import Path
 
 import numpy as np
 
-from landmarks import catalog, ground_truth, params, protocols, rankings, scoring
+from landmarks import params
 from landmarks.errors import run
 from landmarks.files import replacing
+from landmarks.photos import catalog, ground_truth
+from landmarks.scoring import measures, protocols
+from landmarks.searching import rankings
 
 REPORTS = Path("reports")
 SHOWN = 10
@@ -30,7 +33,7 @@ def main() -> None:
     logging.info(json.dumps(metrics))
 
 
-def warn_of_ties(report: scoring.Report) -> None:
+def warn_of_ties(report: measures.Report) -> None:
     ties = np.count_nonzero(report.tied)
     if ties > len(report.tied) / 2:
         logging.warning(
@@ -43,7 +46,7 @@ def warn_of_ties(report: scoring.Report) -> None:
 RESULTS = ("query_path", "query_class", "predicted_class", "rank", "distance", "image_path", "class_image")
 
 
-def results(ranked: rankings.Rankings, report: scoring.Report) -> Iterator[tuple[object, ...]]:
+def results(ranked: rankings.Rankings, report: measures.Report) -> Iterator[tuple[object, ...]]:
     for part, block in ranked.blocks():
         queries = zip(ranked.queries[part], report.predicted[part], *block, strict=True)
         for query, predicted, rows, distances in queries:
@@ -52,11 +55,11 @@ def results(ranked: rankings.Rankings, report: scoring.Report) -> Iterator[tuple
                     yield *query[:2], predicted, rank, f"{distance:.6g}", *ranked.index[row][:2]
 
 
-def write_plots(report: scoring.Report) -> None:
+def write_plots(report: measures.Report) -> None:
     plots = REPORTS / "plots"
     names, numbers = catalog.numbered(report.classes)
-    accuracy = scoring.mean_by_class(report.right, numbers)
-    precision = scoring.mean_by_class(report.average_precision, numbers)
+    accuracy = measures.mean_by_class(report.right, numbers)
+    precision = measures.mean_by_class(report.average_precision, numbers)
     counts = np.bincount(numbers)
     by_class = (
         (name, counts[number], f"{accuracy[number]:.6f}", f"{precision.get(number, np.nan):.6f}")
@@ -65,7 +68,7 @@ def write_plots(report: scoring.Report) -> None:
     catalog.write_rows(plots / "classes.csv", ("class", "queries", "accuracy", "average_precision"), by_class)
     confusion = zip(report.classes, report.predicted, strict=True)
     catalog.write_rows(plots / "confusion.csv", ("actual", "predicted"), confusion)
-    curve = ((f"{r:.2f}", f"{p:.6f}") for r, p in zip(scoring.RECALLS, report.curve, strict=True))
+    curve = ((f"{r:.2f}", f"{p:.6f}") for r, p in zip(measures.RECALLS, report.curve, strict=True))
     catalog.write_rows(plots / "precision_recall.csv", ("recall", "precision"), curve)
 
 

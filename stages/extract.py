@@ -3,8 +3,11 @@
 import sys
 from pathlib import Path
 
-from landmarks import catalog, describers, features, files, params
+from landmarks import files, params
+from landmarks.describing import describers
 from landmarks.errors import InputError, run
+from landmarks.photos import catalog
+from landmarks.searching import features
 
 MODEL = Path("models/model.safetensors")
 

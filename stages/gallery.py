@@ -5,9 +5,12 @@ from pathlib import Path
 
 import numpy as np
 
-from landmarks import gallery, ground_truth, params, protocols, rankings, scoring
+from landmarks import params
 from landmarks.errors import run
 from landmarks.files import explained
+from landmarks.photos import ground_truth
+from landmarks.scoring import gallery, measures, protocols
+from landmarks.searching import rankings
 
 FOLDER = Path("reports/gallery")
 
@@ -49,7 +52,7 @@ def main() -> None:
         (FOLDER / "index.html").write_text(page, encoding="utf-8")
 
 
-def tiles(ranked: rankings.Rankings, report: scoring.Report, query: int, results: int) -> list[gallery.Tile]:
+def tiles(ranked: rankings.Rankings, report: measures.Report, query: int, results: int) -> list[gallery.Tile]:
     photo = ranked.queries[query]
     precision, predicted = report.average_precision[query], report.predicted[query]
     lines = [photo.class_image, f"AP {precision:.2f}, taken for {predicted}"]

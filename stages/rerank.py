@@ -3,9 +3,10 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from landmarks import features, params, rankings
+from landmarks import params
 from landmarks.errors import InputError, run
-from landmarks.rerankers.reranker import Reranker
+from landmarks.reranking.reranker import Reranker
+from landmarks.searching import features, rankings
 
 RETRIEVED = Path("rankings/retrieved.h5")
 

@@ -2,8 +2,9 @@
 
 from pathlib import Path
 
-from landmarks import features, params, rankings
+from landmarks import params
 from landmarks.errors import run
+from landmarks.searching import features, rankings
 
 
 def main() -> None:

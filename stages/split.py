@@ -3,8 +3,9 @@
 import logging
 from pathlib import Path
 
-from landmarks import catalog, ground_truth, params, splits
+from landmarks import params
 from landmarks.errors import run
+from landmarks.photos import catalog, ground_truth, splits
 
 
 def main() -> None:

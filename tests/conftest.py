@@ -9,8 +9,10 @@ import pytest
 import yaml
 from PIL import Image
 
-from landmarks import describers, features, files, vlad
-from landmarks.catalog import Photo
+from landmarks import files
+from landmarks.describing import describers, vlad
+from landmarks.photos.catalog import Photo
+from landmarks.searching import features
 
 ROOT = Path(__file__).parents[1]
 

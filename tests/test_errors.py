@@ -177,7 +177,7 @@ def test_a_closed_stdout_takes_everything(stage, redirections, fails):
 # streams to files, and with one of them closed, full, or a pipe that nobody reads. A line of JSON for each.
 COMMANDS = """
 import contextlib, json, os, sys, traceback
-from landmarks import cli
+from landmarks.asking import cli
 
 def stream(fd, how):
     if how == "closed":

@@ -5,9 +5,11 @@ from unittest import mock
 
 import pytest
 
-from landmarks import catalog, cli, errors
+from landmarks import errors
+from landmarks.asking import cli
 from landmarks.errors import InputError
 from landmarks.files import replacing, sha256
+from landmarks.photos import catalog
 
 
 def cli_with(app):

@@ -8,9 +8,10 @@ import h5py
 import numpy as np
 import pytest
 
-from landmarks import features, hdf5, rankings
-from landmarks.catalog import Photo
+from landmarks import hdf5
 from landmarks.errors import InputError
+from landmarks.photos.catalog import Photo
+from landmarks.searching import features, rankings
 
 BROKEN = "; delete it and run `dvc repro`"
 LOCKING = """

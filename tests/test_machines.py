@@ -93,7 +93,10 @@ def installed(tmp_path):
     return folder
 
 
-SERVING = "from landmarks import asking, serving; serving.create_app(asking.Index.open())"
+SERVING = (
+    "from landmarks.asking import Index; from landmarks.asking.serving.server import create_app; "
+    "create_app(Index.open())"
+)
 COMMANDS = """\
 stages.check
 stages.create_csv
@@ -113,10 +116,10 @@ served
 """
 COMPILING = """
 import numpy as np
-from landmarks import kernels
+from landmarks.searching import _kernels
 
 found, keys = np.array([[2, 1]], np.float32), np.zeros((1, 2), np.uint64)
-kernels.keep_all(found, 0, keys)
+_kernels.keep_all(found, 0, keys)
 assert (keys.argsort() == [[1, 0]]).all()
 """
 
@@ -150,7 +153,7 @@ def test_what_is_compiled_is_kept_where_a_folder_is_named(project, installed, tm
     cache = tmp_path / "cache"
     done = python(COMPILING, project, installed, NUMBA_CACHE_DIR=str(cache))
     assert (done.returncode, done.stderr) == (0, "")
-    assert [file.name.split("-")[0] for file in cache.rglob("*.nbi")] == ["kernels.keep_all"]
+    assert [file.name.split("-")[0] for file in cache.rglob("*.nbi")] == ["_kernels.keep_all"]
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 import typer
 
-from landmarks import buildings, params
-from landmarks.cli import app
+from landmarks import params
+from landmarks.asking.cli import app
+from landmarks.demo import buildings
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = ["README.md", "README.zh.md", *(f"docs/{path.name}" for path in ROOT.glob("docs/*.md"))]

@@ -6,8 +6,10 @@ import sys
 from dataclasses import astuple
 from pathlib import Path
 
-from landmarks import catalog, describers, params
+from landmarks import params
+from landmarks.describing import describers
 from landmarks.errors import InputError, run
+from landmarks.photos import catalog
 
 CURVE = Path("reports/training.csv")
 MODULE = "stages.model.finetuned"
@@ -16,9 +18,10 @@ MODULE = "stages.model.finetuned"
 def main() -> None:
     options = params.load()
     train, val = (catalog.read_photos(Path("data/splits", f"{part}.csv")) for part in ("train", "val"))
-    from landmarks import training, trunks  # takes seconds to import, so bad parameters are told before
+    from landmarks.describing import trunks  # takes seconds to import, so bad parameters are told before
+    from landmarks.training import checkpoints, events, loop, processes
 
-    with training.processes() as writes:
+    with processes.processes() as writes:
         recipe, seed = options.finetuned, options.seed
         trunk = trunks.pretrained(
             options.backbone,
@@ -29,23 +32,23 @@ def main() -> None:
             **recipe.describing(),
         )
         shaping = {"backbone": options.backbone, "weights": options.weights, "seed": seed}
-        name = training.identity(train, val, shaping | recipe.shaping(), options.weights)
-        checkpoints, runs = lasting() / "models/checkpoints" / name, lasting() / "runs"
-        course = training.Training(trunk, train, val, recipe, seed, checkpoints)
-        with training.alone(checkpoints):
+        name = checkpoints.identity(train, val, shaping | recipe.shaping(), options.weights)
+        folder, runs = lasting() / "models/checkpoints" / name, lasting() / "runs"
+        course = loop.Training(trunk, train, val, recipe, seed, folder)
+        with checkpoints.alone(folder):
             course.resume()
             if not writes:
                 for _ in course.epochs():
                     pass
                 course.result()
                 return
-            events = training.Events(runs, options.backbone, options.dataset, course.sample())
+            writer = events.Events(runs, options.backbone, options.dataset, course.sample())
             curve = []
             for epoch in course.epochs():
-                events.add(epoch)
+                writer.add(epoch)
                 curve.append(astuple(epoch))
             trained = course.result()
-        catalog.write_rows(CURVE, training.COLUMNS, curve)
+        catalog.write_rows(CURVE, events.COLUMNS, curve)
         model = describers.whitened(trained, train, **options.extract.whitened())
         describers.write(Path("models/model.safetensors"), model)
 

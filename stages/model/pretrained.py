@@ -2,15 +2,17 @@
 
 from pathlib import Path
 
-from landmarks import catalog, describers, params
+from landmarks import params
+from landmarks.describing import describers
 from landmarks.errors import run
+from landmarks.photos import catalog
 
 CURVE = Path("reports/training.csv")
 
 
 def main() -> None:
     options = params.load()
-    from landmarks import trunks  # takes seconds to import, so bad parameters are told before
+    from landmarks.describing import trunks  # takes seconds to import, so bad parameters are told before
 
     trunk = trunks.pretrained(
         options.backbone,

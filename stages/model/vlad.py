@@ -2,8 +2,10 @@
 
 from pathlib import Path
 
-from landmarks import catalog, describers, params, vlad
+from landmarks import params
+from landmarks.describing import describers, vlad
 from landmarks.errors import InputError, run
+from landmarks.photos import catalog
 
 TRAIN = Path("data/splits/train.csv")
 CURVE = Path("reports/training.csv")

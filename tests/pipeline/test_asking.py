@@ -6,7 +6,7 @@ import sys
 import numpy as np
 import pytest
 
-from landmarks import rankings
+from landmarks.searching import rankings
 
 from .conftest import Project
 
@@ -20,7 +20,7 @@ def test_query_answers_as_the_pipeline_ranks(at_first: Project, distance: str, r
         rows, distances = ranked.rows[:], ranked.distances[:]
         index = ranked.index
 
-    code = "from landmarks.cli import main; main()"
+    code = "from landmarks.asking.cli import main; main()"
     photos = [photo.image_path for photo in queries]
     asked = [sys.executable, "-c", code, "query", "--json", "--top", str(len(index)), *photos]
     answers = [json.loads(line) for line in at_first.run(*asked).stdout.splitlines()]

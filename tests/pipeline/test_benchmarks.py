@@ -18,9 +18,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from landmarks import describers
+from landmarks.describing import describers
 
-from ..test_protocols import area_under_curve, precision_at
+from ..scoring.test_protocols import area_under_curve, precision_at
 from .conftest import Project
 
 BROKEN = "paris_louvre_000136"  # one of the files that were published broken
@@ -132,7 +132,9 @@ def without_photos(at_first: Project):
 
 
 def landmarks(project: Project, *arguments: str) -> str:
-    return project.run(sys.executable, "-c", "from landmarks.cli import main; main()", *arguments).stdout
+    return project.run(
+        sys.executable, "-c", "from landmarks.asking.cli import main; main()", *arguments
+    ).stdout
 
 
 def rows(project: Project, path: str) -> list[dict[str, str]]:

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from landmarks import describers
-from landmarks.trunks import Trunk, pretrained
+from landmarks.describing import describers
+from landmarks.describing.trunks import Trunk, pretrained
 
 from .conftest import Project, copy_of_repository
 

@@ -1,0 +1,2 @@
+from .questions import Answer as Answer
+from .questions import Index as Index

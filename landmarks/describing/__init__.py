@@ -1,0 +1,9 @@
+"""From photos to descriptors, float32 (N, D): networks, poolings and whitenings, or SIFT and VLAD.
+
+For the stages `model` and `extract`. It reads photos and weights, and writes `models/model.safetensors`,
+which `describers` reads for all others; `trunks` and `vlad` make such a model.
+"""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

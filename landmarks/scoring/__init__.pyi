@@ -1,0 +1,2 @@
+from .measures import average_precision as average_precision
+from .measures import score as score

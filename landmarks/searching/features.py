@@ -1,0 +1,140 @@
+"""The HDF5 feature store: the descriptors of a part of the photos, row by row in CSV order."""
+
+import hashlib
+import json
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from landmarks import hdf5
+from landmarks.describing.describers import Describer
+from landmarks.errors import InputError
+from landmarks.files import explained
+from landmarks.photos.catalog import Photo
+from landmarks.progress import tqdm
+from landmarks.searching.photo_rows import read_photos, write_photos
+
+BLOCK_BYTES = 16 << 20
+"""Of a chunk too: in smaller ones stores are read more slowly (docs/benchmarks.md)."""
+
+log = logging.getLogger(__name__)
+
+
+class Store(NamedTuple):
+    """An open feature store; `features` is read from the file where it is sliced."""
+
+    features: h5py.Dataset
+    """float32 (N, D)."""
+    photos: list[Photo]
+    attributes: dict[str, Any]
+
+    @property
+    def zeros_last(self) -> bool:
+        """Whether a zero vector means that there is nothing to compare, as a photo without keypoints does."""
+        return bool(self.attributes.get("kind") == "vlad")
+
+
+def extract(
+    path: Path, photos: Sequence[Photo], describer: Describer, attributes: Mapping[str, Any], batch_size: int
+) -> None:
+    """Describe `photos` and write their store to `path`.
+
+    Batches go to `<path>.partial` as they come, and a later call with the same photos, attributes and
+    batch size goes on after the last whole batch. The store itself is written in one go at the end, so
+    its bytes do not depend on interruptions. Raises `InputError` where a photo is gone or does not
+    decode, a descriptor is not finite, or the disk is full.
+    """
+    partial = path.with_name(path.name + ".partial")
+    with explained(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _describe(partial, photos, describer, _fingerprint(photos, attributes, batch_size), batch_size)
+        rows = np.memmap(partial, np.float32, "r", _HEADER, (len(photos), describer.dimensions))
+        with hdf5.writing(path) as file:
+            _write(file, rows, photos, attributes)
+        del rows  # Windows deletes no file that is mapped
+        partial.unlink()
+
+
+_HEADER = 64  # the fingerprint, in hexadecimal
+
+
+def _describe(
+    partial: Path, photos: Sequence[Photo], describer: Describer, fingerprint: str, batch_size: int
+) -> None:
+    with partial.open("a+b") as file:
+        file.seek(0)
+        batch_bytes = 4 * describer.dimensions * batch_size
+        size = partial.stat().st_size
+        if file.read(_HEADER) == fingerprint.encode():
+            done = (size - _HEADER) // batch_bytes * batch_size
+            if size == _HEADER + 4 * describer.dimensions * len(photos):
+                done = len(photos)
+            file.truncate(_HEADER + 4 * describer.dimensions * done)
+            log.info("going on after %d of %d photos", done, len(photos))
+        else:
+            done = 0
+            file.truncate(0)
+            file.write(fingerprint.encode())
+        sources = [photo.source for photo in photos]
+        with tqdm(total=len(sources), initial=done, desc=f"describing {partial.stem}", unit="photo") as bar:
+            for block in describer.describe(sources[done:], batch_size):
+                finite = np.isfinite(block).all(axis=1)
+                if not finite.all():
+                    path = photos[done + int(finite.argmin())].image_path
+                    raise InputError(
+                        f"{path}: its descriptor is not finite; the weights of the model are broken"
+                    )
+                file.write(block.astype(np.float32).tobytes())
+                file.flush()
+                done += len(block)
+                bar.update(len(block))
+
+
+def _fingerprint(photos: Sequence[Photo], attributes: Mapping[str, Any], batch_size: int) -> str:
+    """What partial descriptors depend on; a batch gives the same bits only when batched the same way."""
+    digest = hashlib.sha256(json.dumps([attributes, batch_size], sort_keys=True).encode())
+    for photo in photos:
+        try:
+            stat = Path(photo.image_path).stat()
+        except FileNotFoundError:
+            raise InputError(
+                f"{photo.image_path}: gone since the catalog was made; put it back, or run `dvc repro` again"
+            ) from None
+        except OSError as error:
+            raise InputError(f"{photo.image_path}: cannot be read ({error.strerror})") from None
+        digest.update(json.dumps([*photo, stat.st_size, stat.st_mtime_ns]).encode())
+    return digest.hexdigest()
+
+
+def _write(
+    file: h5py.File, rows: NDArray[np.float32], photos: Sequence[Photo], attributes: Mapping[str, Any]
+) -> None:
+    per_block = block_rows(rows.shape[1])
+    chunks = min(len(rows), per_block), rows.shape[1]
+    features = file.create_dataset("features", rows.shape, np.float32, chunks=chunks)
+    for start in range(0, len(rows), per_block):
+        features[start : start + per_block] = rows[start : start + per_block]
+    write_photos(file, "", photos)
+    file.attrs.update(attributes)
+
+
+def block_rows(dimensions: int) -> int:
+    """How many float32 rows of `dimensions` make a block of `BLOCK_BYTES`."""
+    return max(1, BLOCK_BYTES // (4 * dimensions))
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[Store]:
+    """Open the feature store at `path`. Raises `InputError` where it is none."""
+    with hdf5.opened(path) as file:
+        try:
+            store = Store(file["features"], read_photos(file, ""), dict(file.attrs))
+        except hdf5.BROKEN as error:
+            raise hdf5.refused(path, error, "a feature store") from None
+        yield store

@@ -1,0 +1,163 @@
+"""The HDF5 store of rankings: for every query the rows of the index, nearest first."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from landmarks import hdf5
+from landmarks.errors import InputError
+from landmarks.photos.catalog import Photo, rows_by_path
+from landmarks.progress import tqdm
+from landmarks.searching.features import Store
+from landmarks.searching.photo_rows import read_photos, write_photos
+
+if TYPE_CHECKING:
+    from landmarks.searching.search import Rows
+
+QUERIES_AT_ONCE = 64
+NO_ROW = -1
+SEARCH_MEMORY = 256 << 20  # bytes, where no parameter says
+
+
+class Block(NamedTuple):
+    """The rankings of some queries in a row."""
+
+    rows: NDArray[np.int32]
+    """(q, K) rows of the index, nearest first; `NO_ROW` where a ranking is shorter than K."""
+    distances: NDArray[np.float32]
+    """(q, K); inf where there is no row."""
+
+
+@dataclass(frozen=True)
+class Rankings:
+    """An open store of rankings; `rows` and `distances` are read from the file where they are sliced."""
+
+    rows: h5py.Dataset
+    distances: h5py.Dataset
+    queries: list[Photo]
+    index: list[Photo]
+    predicted: list[str]
+    """The class voted for each query, '' for none; empty before re-ranking."""
+    attributes: dict[str, Any]
+
+    def blocks(self) -> Iterator[tuple[slice, Block]]:
+        """All rankings, `QUERIES_AT_ONCE` at a time, with the queries that they belong to."""
+        for start in tqdm(range(0, len(self.queries), QUERIES_AT_ONCE), unit="block", leave=False, delay=1):
+            part = slice(start, start + QUERIES_AT_ONCE)
+            yield part, Block(self.rows[part], self.distances[part])
+
+
+def retrieve(
+    queries: Store, index: Store, distance: str, depth: int | None, memory: int, keep_own: bool = False
+) -> Iterator[Block]:
+    """Rank the index for each query, as many queries at a time as `memory` (bytes) has room for.
+
+    A row of the index with the query's own path is left out, unless `keep_own`. K is the whole index, or
+    `depth` where that is less. Raises `InputError` where the two stores were not made by the same model.
+    """
+    names = [store.attributes["model_sha256"] for store in (queries, index)]
+    if names[0] != names[1]:
+        raise InputError(
+            f"features: queries and index were described by different models (sha256 {names[0][:12]}... "
+            f"and {names[1][:12]}...); run `dvc repro` again"
+        )
+    depth = ranking_depth(len(index.photos), depth)
+    paths = ["" if keep_own else photo.image_path for photo in queries.photos]
+    own = own_rows(paths, rows_by_path(index.photos))
+    bar = tqdm(total=len(own), desc=f"searching by {distance}", unit="query")
+    at_once = max(1, min(1024, memory // (4 * bytes_a_query(index.features.shape[1], depth))))
+    with bar:
+        for start in range(0, len(own), at_once):
+            part = slice(start, start + at_once)
+            found = nearest(
+                queries.features[part], own[part], index.features, distance, depth, index.zeros_last, memory
+            )
+            yield found
+            bar.update(len(found.rows))
+
+
+def own_rows(queries: Sequence[str], row_of: Mapping[str, int]) -> NDArray[np.int64]:
+    """The row of the index with the path of each query, `NO_ROW` where there is none: (Q,)."""
+    return np.array([row_of.get(path, NO_ROW) for path in queries], np.int64)
+
+
+def nearest(
+    descriptors: NDArray[np.float32],
+    own: NDArray[np.int64],
+    index: "Rows",
+    distance: str,
+    depth: int,
+    zeros_last: bool,
+    memory: int = SEARCH_MEMORY,
+) -> Block:
+    """The `depth` rows of `index` nearest to each of `descriptors` (Q, D), but its `own` row (Q,)."""
+    from landmarks.searching.search import (
+        top_k,  # a third of a second for Numba, which readers of rankings save
+    )
+
+    spare = int((own != NO_ROW).any())
+    distances, rows = top_k(descriptors, index, distance, depth + spare, zeros_last, memory)
+    others = np.argsort(rows == own[:, None], axis=1, kind="stable")[:, :depth]
+    rows, distances = np.take_along_axis(rows, others, 1), np.take_along_axis(distances, others, 1)
+    left_out = rows == own[:, None]
+    rows[left_out], distances[left_out] = NO_ROW, np.inf
+    return Block(rows.astype(np.int32), distances)
+
+
+def bytes_a_query(dimensions: int, depth: int) -> int:
+    """What a query takes while it is searched for, its ranking sorted and written."""
+    return 12 * dimensions + 32 * depth
+
+
+def ranking_depth(index: int, depth: int | None) -> int:
+    """K: how many results a ranking has."""
+    return index if depth is None else min(depth, index)
+
+
+def write(
+    path: Path,
+    queries: list[Photo],
+    index: list[Photo],
+    depth: int,
+    blocks: Iterable[Block],
+    attributes: Mapping[str, Any],
+    predicted: list[str] | None = None,
+) -> None:
+    """Write rankings of `depth` results as `blocks` bring them; `predicted` may fill as they come."""
+    shape = (len(queries), depth)
+    chunks = (min(len(queries), max(1, (1 << 18) // depth)), depth)
+    with hdf5.writing(path) as file:
+        rows = file.create_dataset("rows", shape, np.int32, chunks=chunks)
+        distances = file.create_dataset("distances", shape, np.float32, chunks=chunks)
+        start = 0
+        for block in blocks:
+            part = slice(start, start := start + len(block.rows))
+            rows[part], distances[part] = block
+        write_photos(file, "query_", queries)
+        write_photos(file, "index_", index)
+        file.create_dataset("predicted", data=predicted or [], dtype=h5py.string_dtype())
+        file.attrs.update(attributes)
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[Rankings]:
+    """Open the store of rankings at `path`. Raises `InputError` where it is none."""
+    with hdf5.opened(path) as file:
+        try:
+            rankings = Rankings(
+                file["rows"],
+                file["distances"],
+                read_photos(file, "query_"),
+                read_photos(file, "index_"),
+                list(file["predicted"].asstr()[:]),
+                dict(file.attrs),
+            )
+        except hdf5.BROKEN as error:
+            raise hdf5.refused(path, error, "a store of rankings") from None
+        yield rankings

@@ -1,0 +1,93 @@
+"""Exact search for the nearest rows."""
+
+from concurrent.futures import ThreadPoolExecutor
+from threading import Lock, local
+from typing import TypeAlias
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from landmarks.cores import CORES
+from landmarks.searching import _kernels
+
+MEMORY = 256 << 20
+PIECE = 1 << 10
+"""Rows for a thread to read and compare at a time, at most."""
+_CACHED = 1 << 20
+"""Bytes of the distances of a piece, so that they are still in cache when they are looked through."""
+
+Rows: TypeAlias = NDArray[np.float32] | h5py.Dataset
+"""Float32 (N, D), in memory or in a file, which is then read in pieces."""
+
+
+def top_k(
+    queries: NDArray[np.float32],
+    index: Rows,
+    distance: str,
+    k: int,
+    zeros_last: bool = False,
+    memory: int = MEMORY,
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """The `k` rows of `index` nearest to each query, nearest first, equal distances by the lower row.
+
+    `queries`: float32 (Q, D), `k` 1 or more. `distance`: `L1` Manhattan, `L2` Euclidean, `L3` cosine distance
+    1 - cos (1 to a zero vector). `zeros_last`: a zero vector describes nothing, so it is infinitely far
+    from all others. Returns distances float32 and rows int64, (Q, min(k, N)).
+
+    All distances are sums over direct differences (that of unit vectors for L3, since 1 - cos is half its
+    square), so near-duplicates are not ranked by the rounding of |x|² - 2xy + |y|². An `index` that is not
+    an array is never held whole: each thread reads a piece while others search theirs. The pieces and
+    their distances take `memory` bytes at the most, where that holds a row, besides the Q * k results.
+    """
+    size, dimensions = index.shape
+    k = min(k, size)
+    queries = np.ascontiguousarray(queries, np.float32)
+    blank = ~queries.any(axis=1)
+    if distance == "L3":
+        lengths = np.linalg.norm(queries.astype(np.float64), axis=1, keepdims=True)
+        queries = (queries / np.where(lengths, lengths, 1)).astype(np.float32)
+    in_file = not isinstance(index, np.ndarray)
+    # One more than the cores, which all have work while one waits for the disk.
+    threads = CORES + in_file
+    piece = max(1, _CACHED // (4 * max(1, len(queries)) * _kernels.CHUNK)) * _kernels.CHUNK
+    piece = min(PIECE, piece, _share(size, 4))
+    if in_file:
+        piece = max(1, min(piece, memory // (threads * 4 * (dimensions + len(queries)))))
+    nearest = np.full((len(queries), k), np.iinfo(np.uint64).max)
+    keep = _kernels.keep_all if k == size else _kernels.keep_nearest
+    some = _share(len(queries), 1)
+    parts = [(slice(first, first + some), Lock()) for first in range(0, len(queries), some)]
+    scratch = local()
+
+    def search(start: int) -> None:
+        stop = min(start + piece, size)
+        if not hasattr(scratch, "found"):
+            scratch.found = np.empty(len(queries) * piece, np.float32)
+            scratch.rows = np.empty((piece if in_file else 0, dimensions), np.float32)
+        if isinstance(index, np.ndarray):
+            rows = np.ascontiguousarray(index[start:stop], np.float32)
+        else:
+            rows = scratch.rows[: stop - start]
+            index.read_direct(rows, np.s_[start:stop])
+        found = scratch.found[: len(queries) * len(rows)].reshape(len(queries), len(rows))
+        _kernels.distances(queries, rows, distance, found)
+        if distance == "L3":
+            found[blank] = 1
+        if zeros_last:
+            found[blank] = np.inf
+            found[:, ~rows.any(axis=1)] = np.inf
+        for part, lock in parts:
+            with lock:
+                keep(found[part], start, nearest[part])
+
+    with ThreadPoolExecutor(threads) as pool:
+        list(pool.map(search, range(0, size, piece)))
+        list(pool.map(lambda part: nearest[part[0]].sort(axis=1), parts))
+    distances = (nearest >> np.uint64(32)).astype(np.uint32).view(np.float32)
+    return distances, (nearest & np.uint64(0xFFFFFFFF)).astype(np.int64)
+
+
+def _share(count: int, multiple: int) -> int:
+    """Of `count` things, two shares for each thread so that all have work till the end; a `multiple`."""
+    return max(1, -(-count // (2 * CORES * multiple))) * multiple

@@ -1,0 +1,10 @@
+"""Fine-tuning a trunk on the landmarks.
+
+For the stage `model` with `model: finetuned`. It reads the photos of `data/splits/train.csv` and `val.csv`,
+and writes `models/checkpoints/` and the event files in `runs/`. Others use `loop.Training`, and
+`loop.evaluate` of what it made.
+"""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

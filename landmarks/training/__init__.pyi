@@ -1,0 +1,2 @@
+from .loop import Training as Training
+from .loop import evaluate as evaluate

@@ -1,0 +1,88 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from landmarks.errors import InputError
+from landmarks.files import sha256
+from landmarks.photos.catalog import Photo
+from landmarks.training import checkpoints
+
+from .conftest import course, recipe, tensors
+
+
+@pytest.mark.parametrize(
+    ("stop_after", "loss"),
+    [
+        (1, {}),
+        (2, {"loss": "proxy_anchor", "sampling": "class_balanced"}),
+        pytest.param(1, {"loss": "triplet", "miner": "distance_weighted"}, marks=pytest.mark.slow),
+    ],
+)
+def test_stopped_and_resumed_gives_the_same_bits(
+    photos: list[Photo], tmp_path: Path, stop_after: int, loss: dict[str, str]
+):
+    plan = recipe(**loss)
+    whole = course(photos, tmp_path / "whole", plan)
+    expected = list(whole.epochs())
+    stopped = course(photos, tmp_path / "stopped", plan).epochs()
+    for _ in range(stop_after):
+        next(stopped)
+    resumed = course(photos, tmp_path / "stopped", plan)
+    assert list(resumed.epochs()) == expected
+    assert tensors(resumed.result()) == tensors(whole.result())
+
+
+def test_a_broken_checkpoint_is_passed_over(photos: list[Photo], tmp_path: Path):
+    whole = course(photos, tmp_path)
+    expected = list(whole.epochs())
+    (tmp_path / checkpoints.LAST).write_bytes((tmp_path / checkpoints.LAST).read_bytes()[:1000])
+    assert list(course(photos, tmp_path).epochs()) == expected
+
+
+def test_the_kept_epoch_is_the_one_that_validates_best(photos: list[Photo], tmp_path: Path):
+    made = course(photos, tmp_path)
+    history = list(made.epochs())
+    best = max(history, key=lambda epoch: (epoch.val_precision_at_1, -epoch.val_loss))
+    kept = torch.load(tmp_path / checkpoints.BEST, weights_only=True)
+    assert len(kept["history"]) == best.epoch
+    assert kept["classes"] == ["blue", "red"]
+    weight = made.result().tensors()["conv1.weight"]
+    np.testing.assert_array_equal(weight, kept["net"]["trunk.conv1.weight"].numpy())
+
+
+def test_a_best_checkpoint_that_is_gone_is_named(photos: list[Photo], tmp_path: Path):
+    made = course(photos, tmp_path, recipe(epochs=1))
+    list(made.epochs())
+    (tmp_path / checkpoints.BEST).unlink()
+    with pytest.raises(InputError, match=r"best\.pt: gone"):
+        made.result()
+
+
+CODE = ("loop", "losses", "sampling", "trunks", "whitening", "images", "_tiffs", "catalog")
+
+
+@pytest.mark.parametrize("change", ["photo", "lr", "sampling", "weights", *CODE], ids="another {}".format)
+def test_another_setting_never_resumes(
+    photos: list[Photo], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str
+):
+    copy = tmp_path / "copy.png"
+    copy.write_bytes(Path(photos[0].image_path).read_bytes())
+    weights = tmp_path / "weights.pth"
+    weights.write_bytes(b"1")
+    train = [Photo(str(copy), "red"), *photos[1:]]
+
+    def name(**changes: object) -> str:
+        return checkpoints.identity(train, photos, recipe(**changes).shaping(), str(weights))
+
+    first = name()
+    assert name(workers=7, print_freq=9) == first
+    if change == "photo":
+        copy.write_bytes(copy.read_bytes() + b"\0")
+    if change == "weights":
+        weights.write_bytes(b"2")
+    if change in CODE:
+        monkeypatch.setattr(checkpoints, "sha256", lambda path: "2" if path.stem == change else sha256(path))
+    changes = {"lr": {"lr": 0.123}, "sampling": {"sampling": "class_balanced"}}.get(change, {})
+    assert name(**changes) != first
