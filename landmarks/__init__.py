@@ -4,4 +4,8 @@ The packages follow the data: `photos`, `describing`, `training`, `searching`, `
 `asking`.
 """
 
+import lazy_loader
+
 __version__ = "0.2.0"
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

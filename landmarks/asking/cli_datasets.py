@@ -52,10 +52,7 @@ def fetch(
       landmarks fetch paris ~/paris_1-v1.tgz
       landmarks fetch paris --url https://mirror.example/paris_all.tgz
     """
-    from landmarks.photos import (
-        fetching,
-        folders,  # here, so that --help is there at once
-    )
+    from landmarks.photos import fetching, folders  # here, so that --help is there at once
 
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     given = [*enter_root(*(files or [])), *(url or [])]

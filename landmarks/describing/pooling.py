@@ -91,7 +91,12 @@ def _starts(room: int, count: int) -> list[int]:
 
 
 def pooling(name: str, gem_p: float, learned: bool = False) -> nn.Module:
-    """The pooling `avg`, `max`, `gem` (with its p, perhaps `learned`) or `rmac`."""
+    """The pooling `avg`, `max`, `gem` (with its p, perhaps `learned`) or `rmac`.
+
+    >>> feature_map = torch.tensor([[[[1.0, 2.0], [3.0, 4.0]]]])
+    >>> [round(pooling(name, gem_p=3.0)(feature_map).item(), 3) for name in ("avg", "max", "gem")]
+    [2.5, 4.0, 2.924]
+    """
     made: dict[str, Callable[[], nn.Module]] = {
         "avg": Average,
         "max": Maximum,

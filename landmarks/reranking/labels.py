@@ -24,7 +24,12 @@ def count_votes(block: Block, classes: NDArray[np.intp], depth: int) -> NDArray[
 
 
 def voted_first(block: Block, classes: NDArray[np.intp], voted: NDArray[np.intp]) -> Block:
-    """The photos of the class `voted` (Q,) first, the order otherwise kept in both parts."""
+    """The photos of the class `voted` (Q,) first, the order otherwise kept in both parts.
+
+    >>> found = Block(np.array([[2, 0, 1]]), np.array([[0.1, 0.2, 0.3]]))
+    >>> voted_first(found, classes=np.array([0, 0, 1]), voted=np.array([0])).rows
+    array([[0, 1, 2]])
+    """
     missing = block.rows == NO_ROW
     others = classes[block.rows] != voted[:, None]
     order = np.argsort(np.where(missing, 2, others), axis=1, kind="stable")

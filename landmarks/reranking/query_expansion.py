@@ -23,6 +23,10 @@ def expanded(
 
     `there` (Q, n) is False where a neighbour is none, or none to be averaged. `norm`: 1 or 2 where
     descriptors have unit L1 or L2 norm, which the average then gets too; None where they have none.
+
+    >>> neighbours = np.array([[[0.6, 0.8], [0, 1]]], np.float32)  # of which the second has a cosine of 0
+    >>> expanded(np.array([[1, 0]], np.float32), neighbours, np.ones((1, 2), bool), alpha=1, norm=None)
+    array([[0.85, 0.3 ]], dtype=float32)
     """
     q, x = normalized(own, norm), normalized(neighbours, norm)
     weights = np.where(there, cosines(q, x).clip(min=0) ** alpha, 0)

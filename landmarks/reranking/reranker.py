@@ -225,6 +225,17 @@ class Reranker:
     `chain` is as in `chain.parse`, `distance` that of the rankings; paths of photos start at `root`.
     A query's own photo is left out where the index is searched anew, unless `keep_own`. Raises `InputError`
     where the chain is not allowed, or a method is too costly for the index.
+
+    >>> from landmarks import params
+    >>> from landmarks.photos import Photo
+    >>> descriptors = np.array([[0.9, 0.1], [0.2, 0.8], [0.1, 0.9]], np.float32)
+    >>> photos = [Photo("a.jpg", "abbey"), Photo("b.jpg", "keep"), Photo("c.jpg", "keep")]
+    >>> store = Store(descriptors, photos, {})
+    >>> reranker = Reranker("two", store, "L1", params.load().rerank_options)
+    >>> found = Block(np.array([[0, 1, 2]]), np.array([[0.1, 0.3, 0.4]]))
+    >>> ranking, votes = reranker.rerank([Path("query.jpg")], descriptors[:1], found)
+    >>> reranker.voted(votes), ranking.rows
+    (['keep'], array([[1, 2, 0]]))
     """
 
     def __init__(

@@ -20,6 +20,9 @@ def average_precision(relevant: Relevant, positives: NDArray[np.intp]) -> Scores
     It is divided by `positives` (Q,), all relevant photos of the index, so a ranking that was cut short
     is not flattered. NaN where there are none. See Manning, Raghavan and Schütze, Introduction to
     Information Retrieval, 2008, section 8.4.
+
+    >>> average_precision(np.array([[True, False, True]]), np.array([2]))  # (1 / 1 + 2 / 3) / 2
+    array([0.83333333])
     """
     ranks = np.arange(1, relevant.shape[1] + 1)
     precisions = relevant.cumsum(axis=1) / ranks
@@ -29,7 +32,11 @@ def average_precision(relevant: Relevant, positives: NDArray[np.intp]) -> Scores
 
 
 def precision_at(relevant: Relevant, k: int) -> Scores:
-    """The number of relevant photos among the first `k` results, divided by `k`: (Q,)."""
+    """The number of relevant photos among the first `k` results, divided by `k`: (Q,).
+
+    >>> precision_at(np.array([[True, False, True]]), 2)
+    array([0.5])
+    """
     scores: Scores = relevant[:, :k].sum(axis=1) / k
     return scores
 
@@ -40,7 +47,11 @@ def recall_at(relevant: Relevant, k: int) -> Scores:
 
 
 def reference_precision(relevant: Relevant) -> Scores:
-    """The figure (Q,) of the original project: the mean of precision@1 to 5, 0 if the first is wrong."""
+    """The figure (Q,) of the original project: the mean of precision@1 to 5, 0 if the first is wrong.
+
+    >>> reference_precision(np.array([[True, True, False, True, False], [False, True, True, True, True]]))
+    array([0.80333333, 0.        ])
+    """
     at = [precision_at(relevant, k) for k in range(1, 6)]
     return np.where(relevant[:, 0], np.mean(at, axis=0), 0.0)
 

@@ -97,9 +97,8 @@ def nearest(
     memory: int = SEARCH_MEMORY,
 ) -> Block:
     """The `depth` rows of `index` nearest to each of `descriptors` (Q, D), but its `own` row (Q,)."""
-    from landmarks.searching.search import (
-        top_k,  # a third of a second for Numba, which readers of rankings save
-    )
+    # A third of a second for Numba, which readers of rankings save.
+    from landmarks.searching.search import top_k
 
     spare = int((own != NO_ROW).any())
     distances, rows = top_k(descriptors, index, distance, depth + spare, zeros_last, memory)

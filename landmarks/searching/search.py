@@ -39,6 +39,10 @@ def top_k(
     square), so near-duplicates are not ranked by the rounding of |x|² - 2xy + |y|². An `index` that is not
     an array is never held whole: each thread reads a piece while others search theirs. The pieces and
     their distances take `memory` bytes at the most, where that holds a row, besides the Q * k results.
+
+    >>> index = np.array([[0, 0], [3, 4], [1, 0]], np.float32)
+    >>> top_k(np.array([[1, 1]], np.float32), index, "L1", 2)
+    (array([[1., 2.]], dtype=float32), array([[2, 0]]))
     """
     size, dimensions = index.shape
     k = min(k, size)

@@ -4,6 +4,7 @@ import csv
 import json
 import re
 import shutil
+import sys
 
 import h5py
 import numpy as np
@@ -52,6 +53,16 @@ def test_methods_are_joined_in_an_experiment_and_run_from_rerank_on(at_first: Pr
 
 
 @pytest.mark.slow
+def test_stages_that_only_search_and_score_start_without_what_is_slow_to_import(at_first: Project):
+    code = (
+        "import runpy, sys; runpy.run_module(sys.argv[1], run_name='__main__'); "
+        "print(sorted({'torch', 'pandas'}.intersection(sys.modules)))"
+    )
+    for stage, slow in (("retrieve", []), ("rerank", []), ("evaluate", ["pandas"])):
+        told = at_first.run(sys.executable, "-c", code, f"stages.{stage}").stdout
+        assert set(eval(told.splitlines()[-1])) <= set(slow), stage
+
+
 def test_another_backbone_and_back_is_restored_from_the_cache(at_first: Project):
     first = metrics(at_first)
     at_first.set(backbone="resnet18", weights="random")
