@@ -15,7 +15,8 @@ import typer
 from PIL import Image
 from typer.testing import CliRunner
 
-from landmarks import __version__, params, serving
+import landmarks
+from landmarks import __version__, catalog, describers, params, serving
 from landmarks.asking import Answer, Index, Result
 from landmarks.catalog import Photo
 from landmarks.cli import _Names, _save, app
@@ -447,6 +448,35 @@ def test_questions_are_answered_from_any_folder(inside, built, folder, rerank):
     assert (code, errors) == (0, "")
     assert [json.loads(line) for line in lines] == [
         {**answer, "photo": path} for answer, path in zip(expected, photos.values(), strict=True)
+    ]
+
+
+def test_predict_and_serve_find_the_index_from_any_folder(inside, monkeypatch):
+    assert inside("queries", "predict", "1.png")[1][0].startswith("1.png: 故宫 (votes: 故宫 3; ")
+    monkeypatch.setattr(serving, "serve", lambda index, listening, hosts: listening.close())
+    assert inside("queries", "serve", "--port", 0)[1][0].startswith("9 photos at http://127.0.0.1:")
+
+
+def test_evaluate_model_takes_the_model_of_the_root_or_one_named_from_any_folder(inside, built, monkeypatch):
+    asked = []
+
+    def evaluate(model, photos, recipe):
+        asked.append((model, [photo.image_path for photo in photos]))
+        return {"prec@1": 0.5}
+
+    # The module itself takes seconds to import.
+    monkeypatch.setattr(landmarks, "training", SimpleNamespace(evaluate=evaluate), raising=False)
+    monkeypatch.setattr(describers, "read", Path.absolute)
+    catalog.write_photos(built / "data/splits/test.csv", [Photo("a.jpg", "castle")])
+    try:
+        for option in ([], ["--model", "0.png"]):
+            code, lines, _ = inside("queries", "evaluate-model", "--split", "test", "--json", *option)
+            assert (code, lines) == (0, ['{"prec@1": 0.5}'])
+    finally:
+        shutil.rmtree(built / "data/splits")
+    assert asked == [
+        (built / "models/model.safetensors", ["a.jpg"]),
+        (built / "queries/0.png", ["a.jpg"]),
     ]
 
 
