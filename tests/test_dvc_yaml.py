@@ -64,7 +64,7 @@ def chain(node):
 
 
 def parameters(path):
-    """What the script at `path` reads of `params.load()`: `split.method`, or `split` where it reads it whole."""
+    """What the script at `path` reads of `params.load()`: `split.method`, or `split` where that is whole."""
     text = path.read_text(encoding="utf-8")
     options = re.findall(r"options = params\.load\(\)\.(\w+)", text)  # a section, or else all
     nodes = list(ast.walk(ast.parse(text)))
