@@ -408,13 +408,17 @@ def test_the_root_is_the_nearest_folder_above_with_the_files_of_the_pipeline(tmp
     make_repository(tmp_path / "outer", "params.yaml", "dvc.yaml")
     make_repository(tmp_path / "outer/inner", "params.yaml", "dvc.yaml")
     make_repository(tmp_path / "outer/inner/only one/deep", "dvc.yaml")
+    make_repository(tmp_path / "outer/inner/only one/deep/er")
     make_repository(tmp_path / "outer/exported", "params.yaml")
+    make_repository(tmp_path / "outer/exported/part")
     (tmp_path / "outer/link").symlink_to(tmp_path / "outer/inner/only one", target_is_directory=True)
     for place, root in {
         "outer": ".",
         "outer/inner": ".",
         "outer/inner/only one": "..",
         "outer/inner/only one/deep": "../..",
+        "outer/inner/only one/deep/er": "../../..",
+        "outer/exported/part": "../..",
         "outer/link": "..",  # as the system sees it
         "outer/exported": ".",
         ".": ".",
