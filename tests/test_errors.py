@@ -77,6 +77,16 @@ def test_a_second_signal_long_after_the_first_is_heeded(before):
             errors._last -= 60
 
 
+def test_ctrl_c_alone_disturbs_the_end_that_another_signal_has_begun(before):
+    with errors.terminable(errors.terminate, signal.SIGINT):
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGINT):
+            with pytest.raises(KeyboardInterrupt) as caught:
+                signal.raise_signal(number)
+            assert caught.type is (KeyboardInterrupt if number == signal.SIGINT else errors.Terminated)
+        for number in (signal.SIGHUP, signal.SIGTERM):
+            signal.raise_signal(number)
+
+
 def raising(error):
     def fail():
         raise error
