@@ -394,6 +394,21 @@ def test_what_the_pipeline_has_not_made_is_one_line(tmp_path):
     assert done.stderr == "error: features/index.h5: no such file; `dvc repro` makes it\n"
 
 
+@pytest.mark.parametrize(
+    ("command", "told"),
+    [
+        ("query x.jpg --distance L4", "'--distance': 'L4' is not one of 'L1', 'L2', 'L3'."),
+        ("evaluate-model --split all", "'--split': 'all' is not one of 'train', 'val', 'test', 'index'."),
+        ("fetch rome", "'name': 'rome' is not one of 'oxford', 'paris'."),
+        ("ground-truth x mine", "'protocol': 'x' is not one of 'oxford', 'revisited'."),
+        ("serve --port 65536", "'--port': Input should be less than or equal to 65535"),
+    ],
+)
+def test_a_value_that_is_not_allowed_is_refused_in_plain_words(ask, command, told):
+    code, _, errors = ask(*command.split())
+    assert (code, errors.splitlines()[-1]) == (2, f"Error: Invalid value for {told}")
+
+
 def test_the_version_is_that_of_the_package(ask):
     assert ask("--version") == (0, [f"landmarks {__version__}"], "")
 
@@ -589,6 +604,15 @@ def test_serve_says_where_it_listens_and_to_whom(ask, built, monkeypatch, host, 
         pytest.skip("no IPv6 here")
     assert line.endswith(f"/ ({note}stop with Ctrl-C)")
     assert served == [None if host in ("0.0.0.0", "::", "0:0:0:0:0:0:0:0") else serving.LOOPBACK]
+
+
+def test_hosts_that_are_allowed_take_the_place_of_the_usual_ones_in_any_capitals(ask, monkeypatch):
+    served = []
+    monkeypatch.setattr(
+        serving, "serve", lambda index, listening, hosts: listening.close() or served.append(hosts)
+    )
+    ask("serve", "--port", 0, "--allow-host", "Photos.example.org", "--allow-host", "b")
+    assert served == [{"photos.example.org", "b"}]
 
 
 @pytest.mark.parametrize("empty", ["", " ", "\t"])
