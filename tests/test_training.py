@@ -598,7 +598,9 @@ def test_precision_at_five_of_fewer_classes_is_top_k_of_what_there_is():
 CODE = ("training", "losses", "trunks", "pooling", "engines", "images", "tiffs")
 
 
-@pytest.mark.parametrize("change", ["photo", "lr", "sampling", "weights", *CODE], ids="another {}".format)
+@pytest.mark.parametrize(
+    "change", ["photo", "lr", "sampling", "weights", "threads", "processes", *CODE], ids="another {}".format
+)
 def test_another_setting_never_resumes(
     photos: list[Photo], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str
 ):
@@ -617,6 +619,10 @@ def test_another_setting_never_resumes(
         copy.write_bytes(copy.read_bytes() + b"\0")
     if change == "weights":
         weights.write_bytes(b"2")
+    if change == "threads":
+        monkeypatch.setattr(torch, "get_num_threads", lambda: 77)
+    if change == "processes":
+        monkeypatch.setattr(training, "_world", lambda: 77)
     if change in CODE:
         monkeypatch.setattr(training, "sha256", lambda path: "2" if path.stem == change else sha256(path))
     changes = {"lr": {"lr": 0.123}, "sampling": {"sampling": "class_balanced"}}.get(change, {})
