@@ -15,7 +15,7 @@ repro: $(INSTALLED)
 	"$$BIN/dvc" repro
 	@echo
 	@"$$BIN/landmarks" summary
-	@echo "Before these: source '$(VENV)/bin/activate'"
+	@echo "Before these: source \"$$VENV/bin/activate\""
 
 test: $(INSTALLED)
 	"$$BIN/pytest"

@@ -1,4 +1,6 @@
 import os
+import re
+from pathlib import Path
 
 import pytest
 
@@ -75,3 +77,13 @@ def test_without_affinity_the_cores_of_the_machine_count(tmp_path, monkeypatch):
 def test_who_says_how_many_is_obeyed(tmp_path, monkeypatch, wanted, expected):
     monkeypatch.setenv("PYTHON_CPU_COUNT", wanted)
     assert cores.count(tmp_path) == expected
+
+
+def test_nobody_else_counts_cores():
+    root = Path(__file__).parents[1]
+    sources = [path for folder in ("landmarks", "stages") for path in (root / folder).rglob("*.py")]
+    count = re.compile(
+        r"\bcpu_count\b|sched_getaffinity|(Executor|Pool)\(\)"
+    )  # one of no number counts them itself
+    counting = [path.name for path in sources if count.search(path.read_text(encoding="utf-8"))]
+    assert counting == ["cores.py"]

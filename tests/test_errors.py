@@ -1,5 +1,6 @@
 """How a stage or a command ends, whatever its streams are and whatever signals come."""
 
+import errno
 import json
 import os
 import re
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from landmarks import errors
+from landmarks.asking import cli
 
 ROOT = Path(__file__).parents[1]
 
@@ -74,6 +76,54 @@ def test_a_second_signal_long_after_the_first_is_heeded(before):
             with pytest.raises(errors.Terminated):
                 signal.raise_signal(signal.SIGTERM)
             errors._last -= 60
+
+
+def test_ctrl_c_alone_disturbs_the_end_that_another_signal_has_begun(before):
+    with errors.terminable(errors.terminate, signal.SIGINT):
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGINT):
+            with pytest.raises(KeyboardInterrupt) as caught:
+                signal.raise_signal(number)
+            assert caught.type is (KeyboardInterrupt if number == signal.SIGINT else errors.Terminated)
+        for number in (signal.SIGHUP, signal.SIGTERM):
+            signal.raise_signal(number)
+
+
+def raising(error):
+    def fail():
+        raise error
+
+    return fail
+
+
+@pytest.fixture(params=["stage", "command"])
+def end_with(request, monkeypatch):
+    """Let a stage or a command end with an error."""
+    if request.param == "stage":
+        return lambda error: errors.run(raising(error))
+
+    def command(error):
+        monkeypatch.setattr(cli, "app", raising(error))
+        cli.main()
+
+    return command
+
+
+@pytest.mark.parametrize("number", errors.OF_FILES, ids=errno.errorcode.get)
+def test_a_file_of_which_the_system_refuses_something_is_a_line(end_with, number):
+    with pytest.raises(SystemExit) as caught:
+        end_with(OSError(number, os.strerror(number), "data/mine"))
+    assert caught.value.code == f"error: data/mine: {os.strerror(number)}"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [OSError(errno.EACCES, "of no file"), OSError(errno.EADDRINUSE, "busy", "x"), ValueError("x")],
+    ids=repr,
+)
+def test_what_no_user_can_mend_is_raised(end_with, error):
+    with pytest.raises(type(error)) as caught:
+        end_with(error)
+    assert caught.value is error
 
 
 STAGE = """

@@ -14,7 +14,8 @@ PYTHON = """#!/bin/sh
 [ "$1" = -m ] || exit 0
 mkdir -p "$3/bin"
 for command in landmarks dvc pytest pip python ruff mypy uv; do
-    printf '#!/bin/sh\\necho %s "$@" "|$PATH" >> "%s"\\n' $command "$LOG" > "$3/bin/$command"
+    printf '#!/bin/sh\\necho %s "$@" "|$PATH" >> "%s"\\n[ %s != "$FAILS" ]\\n' $command "$LOG" $command \\
+        > "$3/bin/$command"
     chmod +x "$3/bin/$command"
 done
 """
@@ -26,10 +27,10 @@ pytestmark = pytest.mark.skipif(not shutil.which("make"), reason="needs make")
 def run(tmp_path):
     """Run `make` in a repository of that name.
 
-    Returns the commands that it ran, where these look first for others, and the environment.
+    Returns the commands that it ran, where these look first for others, the environment, and what was said.
     """
 
-    def make(folder, environment, *targets):
+    def make(folder, environment, *targets, fails=""):
         root, log = tmp_path / folder, tmp_path / "log"
         root.mkdir(exist_ok=True)
         for name in ("Makefile", "requirements.txt", "pyproject.toml"):
@@ -46,14 +47,18 @@ def run(tmp_path):
             environment = f"{tmp_path}{environment}" if outside else environment
             venv = root / environment
             arguments.append(f"VENV={environment}")
-        env = {name: value for name, value in os.environ.items() if name != "VENV"} | {"LOG": str(log)}
+        env = {name: value for name, value in os.environ.items() if name != "VENV"} | {
+            "LOG": str(log),
+            "FAILS": fails,
+        }
         log.unlink(missing_ok=True)
         done = subprocess.run(
             ["make", *arguments, *targets], cwd=root, env=env, capture_output=True, text=True
         )
-        assert done.returncode == 0, done.stderr
+        assert bool(done.returncode) == bool(fails), done.stderr
         called = [line.split(" |") for line in log.read_text().splitlines()]
-        return [command for command, _ in called], {path.partition(":")[0] for _, path in called}, venv
+        paths = {path.partition(":")[0] for _, path in called}
+        return [command for command, _ in called], paths, venv, done.stdout
 
     return make
 
@@ -73,7 +78,7 @@ def run(tmp_path):
     ],
 )
 def test_the_environment_lies_where_it_is_wanted_and_is_made_once(run, folder, environment):
-    called, paths, venv = run(folder, environment, "repro", "test")
+    called, paths, venv, _ = run(folder, environment, "repro", "test")
     assert called == [
         "pip install --requirement requirements.txt",
         "pip install --no-deps --no-build-isolation --editable .",
@@ -93,3 +98,17 @@ def test_a_new_requirement_is_installed(run, tmp_path):
         later = time.time() + 1  # than the environment, on file systems that round, too
         os.utime(tmp_path / "my repository" / name, (later, later))
         assert len(run("my repository", "an env", "test")[0]) == 3
+
+
+@pytest.mark.parametrize("environment", [None, "/a b/env", "/it's (mine)/env", "nhà/env"])
+def test_what_it_says_to_source_is_the_environment(run, tmp_path, environment):
+    _, _, venv, said = run("my repository", environment, "repro")
+    source = said.splitlines()[-1].partition("Before these: source ")[2]
+    shown = subprocess.check_output(["sh", "-c", f"printf %s {source}"], cwd=tmp_path / "my repository")
+    assert (tmp_path / "my repository" / os.fsdecode(shown)).parent == venv / "bin"
+
+
+@pytest.mark.parametrize("fails", ["landmarks", "dvc"])
+def test_nothing_is_summed_up_after_what_failed(run, fails):
+    called = run("repository", None, "repro", fails=fails)[0]
+    assert called[2:] == ["landmarks check", "dvc repro"][: 1 + (fails == "dvc")]

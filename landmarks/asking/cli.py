@@ -10,9 +10,10 @@ from dataclasses import asdict
 from glob import escape, glob
 from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import typer
+from typer.core import TyperGroup
 
 from landmarks import __version__, params
 from landmarks.asking import cli_datasets
@@ -22,7 +23,18 @@ from landmarks.errors import InputError, of_file, streams
 if TYPE_CHECKING:  # each command imports what it needs, so that --help is there at once
     from landmarks.asking.questions import Answer
 
+
+class _Commands(TyperGroup):
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except typer.BadParameter as error:
+            error.message = error.message.removeprefix("Value error, ")  # as pydantic begins it
+            raise
+
+
 app = typer.Typer(
+    cls=_Commands,
     no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,

@@ -5,18 +5,22 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import typer
 from PIL import Image
 from typer.testing import CliRunner
 
-from landmarks import __version__, params
+from landmarks import __version__, params, training
 from landmarks.asking.cli import app
 from landmarks.asking.cli_datasets import enter_root
 from landmarks.asking.questions import Index
 from landmarks.asking.serving import server
+from landmarks.describing import describers
 from landmarks.errors import InputError
+from landmarks.photos import catalog
+from landmarks.photos.catalog import Photo
 
 ROOT = Path(__file__).parents[2]
 
@@ -191,6 +195,21 @@ def test_what_the_pipeline_has_not_made_is_one_line(tmp_path):
     assert done.stderr == "error: features/index.h5: no such file; `dvc repro` makes it\n"
 
 
+@pytest.mark.parametrize(
+    ("command", "told"),
+    [
+        ("query x.jpg --distance L4", "'--distance': 'L4' is not one of 'L1', 'L2', 'L3'."),
+        ("evaluate-model --split all", "'--split': 'all' is not one of 'train', 'val', 'test', 'index'."),
+        ("fetch rome", "'name': 'rome' is not one of 'oxford', 'paris'."),
+        ("ground-truth x mine", "'protocol': 'x' is not one of 'oxford', 'revisited'."),
+        ("serve --port 65536", "'--port': Input should be less than or equal to 65535"),
+    ],
+)
+def test_a_value_that_is_not_allowed_is_refused_in_plain_words(ask, command, told):
+    code, _, errors = ask(*command.split())
+    assert (code, errors.splitlines()[-1]) == (2, f"Error: Invalid value for {told}")
+
+
 def test_the_version_is_that_of_the_package(ask):
     assert ask("--version") == (0, [f"landmarks {__version__}"], "")
 
@@ -205,13 +224,17 @@ def test_the_root_is_the_nearest_folder_above_with_the_files_of_the_pipeline(tmp
     make_repository(tmp_path / "outer", "params.yaml", "dvc.yaml")
     make_repository(tmp_path / "outer/inner", "params.yaml", "dvc.yaml")
     make_repository(tmp_path / "outer/inner/only one/deep", "dvc.yaml")
+    make_repository(tmp_path / "outer/inner/only one/deep/er")
     make_repository(tmp_path / "outer/exported", "params.yaml")
+    make_repository(tmp_path / "outer/exported/part")
     (tmp_path / "outer/link").symlink_to(tmp_path / "outer/inner/only one", target_is_directory=True)
     for place, root in {
         "outer": ".",
         "outer/inner": ".",
         "outer/inner/only one": "..",
         "outer/inner/only one/deep": "../..",
+        "outer/inner/only one/deep/er": "../../..",
+        "outer/exported/part": "../..",
         "outer/link": "..",  # as the system sees it
         "outer/exported": ".",
         ".": ".",
@@ -245,6 +268,35 @@ def test_questions_are_answered_from_any_folder(inside, built, folder, rerank):
     assert (code, errors) == (0, "")
     assert [json.loads(line) for line in lines] == [
         {**answer, "photo": path} for answer, path in zip(expected, photos.values(), strict=True)
+    ]
+
+
+def test_predict_and_serve_find_the_index_from_any_folder(inside, monkeypatch):
+    assert inside("queries", "predict", "1.png")[1][0].startswith("1.png: 故宫 (votes: 故宫 3; ")
+    monkeypatch.setattr(server, "serve", lambda index, listening, hosts: listening.close())
+    assert inside("queries", "serve", "--port", 0)[1][0].startswith("9 photos at http://127.0.0.1:")
+
+
+def test_evaluate_model_takes_the_model_of_the_root_or_one_named_from_any_folder(inside, built, monkeypatch):
+    asked = []
+
+    def evaluate(model, photos, recipe):
+        asked.append((model, [photo.image_path for photo in photos]))
+        return {"prec@1": 0.5}
+
+    # The module itself takes seconds to import.
+    monkeypatch.setattr(training, "loop", SimpleNamespace(evaluate=evaluate), raising=False)
+    monkeypatch.setattr(describers, "read", Path.absolute)
+    catalog.write_photos(built / "data/splits/test.csv", [Photo("a.jpg", "castle")])
+    try:
+        for option in ([], ["--model", "0.png"]):
+            code, lines, _ = inside("queries", "evaluate-model", "--split", "test", "--json", *option)
+            assert (code, lines) == (0, ['{"prec@1": 0.5}'])
+    finally:
+        shutil.rmtree(built / "data/splits")
+    assert asked == [
+        (built / "models/model.safetensors", ["a.jpg"]),
+        (built / "queries/0.png", ["a.jpg"]),
     ]
 
 
@@ -353,6 +405,15 @@ def test_serve_says_where_it_listens_and_to_whom(ask, built, monkeypatch, host, 
         pytest.skip("no IPv6 here")
     assert line.endswith(f"/ ({note}stop with Ctrl-C)")
     assert served == [None if host in ("0.0.0.0", "::", "0:0:0:0:0:0:0:0") else server.LOOPBACK]
+
+
+def test_hosts_that_are_allowed_take_the_place_of_the_usual_ones_in_any_capitals(ask, monkeypatch):
+    served = []
+    monkeypatch.setattr(
+        server, "serve", lambda index, listening, hosts: listening.close() or served.append(hosts)
+    )
+    ask("serve", "--port", 0, "--allow-host", "Photos.example.org", "--allow-host", "b")
+    assert served == [{"photos.example.org", "b"}]
 
 
 @pytest.mark.parametrize("empty", ["", " ", "\t"])

@@ -118,7 +118,9 @@ def test_weights_are_found_in_any_dicts_and_below_any_prefix(tiny, tmp_path, cap
 
 
 @pytest.mark.parametrize("part", ["", "layer1.", "layer2.0.", "layer1.0.conv1."])
-@pytest.mark.parametrize("wrapper", ["_orig_mod.", "module.", "_fsdp_wrapped_module."])
+@pytest.mark.parametrize(
+    "wrapper", ["_orig_mod.", "module.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module."]
+)
 def test_wrappers_of_torch_are_taken_off_inside_of_names_too(tiny, tmp_path, part, wrapper):
     state = {name.replace(part, part + wrapper, 1): tensor for name, tensor in tiny.items()}
     check_tiny(save(tmp_path / "w.pth", {"model": prefixed(state, "backbone.")}), tiny)

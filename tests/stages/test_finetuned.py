@@ -16,12 +16,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from filelock import FileLock, Timeout
 from PIL import Image
 
 from landmarks import files
-from landmarks.describing import describers
+from landmarks.describing import describers, trunks
 from landmarks.describing.trunks import Trunk
 from landmarks.photos import catalog
+from landmarks.training import loop
 from stages.model import finetuned
 
 ROOT = Path(__file__).parents[2]
@@ -294,6 +296,41 @@ def test_checkpoints_and_event_files_lie_where_dvc_does_not_remove_them(
     if named:
         monkeypatch.setenv("LANDMARKS_STATE", named)
     assert Path.cwd() / finetuned.lasting() == tmp_path / expected
+
+
+def test_a_run_works_alone_in_a_folder_named_by_all_that_shapes_it(
+    folder: Callable[..., Folder], monkeypatch: pytest.MonkeyPatch
+):
+    project = folder()
+    monkeypatch.chdir(project.root)
+    options = yaml.safe_load(Path("params.yaml").read_text()) | {"weights": "weights.pth"}
+    began: list[Path] = []
+
+    class Began:
+        def __init__(self, *arguments: object) -> None:
+            began.append(Path(str(arguments[-1])))
+
+        def resume(self) -> None:
+            with pytest.raises(Timeout):
+                FileLock(began[-1] / ".lock").acquire(blocking=False)
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(loop, "Training", Began)
+    monkeypatch.setattr(trunks, "pretrained", lambda *_, **__: None)
+
+    def named(of_weights: bytes = b"", epochs: int = 12, **changes: object) -> Path:
+        Path("weights.pth").write_bytes(of_weights)
+        options["finetuned"]["epochs"] = epochs
+        Path("params.yaml").write_text(yaml.safe_dump(options | changes))
+        with pytest.raises(KeyboardInterrupt):
+            finetuned.main()
+        return began[-1]
+
+    first = named()
+    assert named(distance="L3", rerank="two") == first
+    others = [named(b"others"), named(epochs=13), named(seed=1), named(backbone="resnet34")]
+    project.list_photos("val", catalog.read_photos(Path("data/splits/val.csv"))[1:])
+    assert len({first, *others, named()}) == 6
 
 
 @pytest.mark.parametrize("loss", ["proxy_anchor", pytest.param("cross_entropy", marks=pytest.mark.slow)])

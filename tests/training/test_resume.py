@@ -63,7 +63,9 @@ def test_a_best_checkpoint_that_is_gone_is_named(photos: list[Photo], tmp_path: 
 CODE = ("loop", "losses", "sampling", "trunks", "whitening", "images", "_tiffs", "catalog")
 
 
-@pytest.mark.parametrize("change", ["photo", "lr", "sampling", "weights", *CODE], ids="another {}".format)
+@pytest.mark.parametrize(
+    "change", ["photo", "lr", "sampling", "weights", "threads", "processes", *CODE], ids="another {}".format
+)
 def test_another_setting_never_resumes(
     photos: list[Photo], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str
 ):
@@ -82,6 +84,10 @@ def test_another_setting_never_resumes(
         copy.write_bytes(copy.read_bytes() + b"\0")
     if change == "weights":
         weights.write_bytes(b"2")
+    if change == "threads":
+        monkeypatch.setattr(torch, "get_num_threads", lambda: 77)
+    if change == "processes":
+        monkeypatch.setattr(checkpoints, "world", lambda: 77)
     if change in CODE:
         monkeypatch.setattr(checkpoints, "sha256", lambda path: "2" if path.stem == change else sha256(path))
     changes = {"lr": {"lr": 0.123}, "sampling": {"sampling": "class_balanced"}}.get(change, {})
