@@ -2,13 +2,15 @@
 
 from concurrent.futures import ThreadPoolExecutor
 from threading import Lock, local
-from typing import TypeAlias
+from typing import TypeAlias, get_args
 
 import h5py
 import numpy as np
 from numpy.typing import NDArray
 
 from landmarks.cores import CORES
+from landmarks.errors import InputError
+from landmarks.params import Distance
 from landmarks.searching import _kernels
 
 MEMORY = 256 << 20
@@ -39,12 +41,13 @@ def top_k(
     square), so near-duplicates are not ranked by the rounding of |x|² - 2xy + |y|². An `index` that is not
     an array is never held whole: each thread reads a piece while others search theirs. The pieces and
     their distances take `memory` bytes at the most, where that holds a row, besides the Q * k results.
+    Raises `InputError` where queries and index have no numbers, or not as many of them.
 
     >>> index = np.array([[0, 0], [3, 4], [1, 0]], np.float32)
     >>> top_k(np.array([[1, 1]], np.float32), index, "L1", 2)
     (array([[1., 2.]], dtype=float32), array([[2, 0]]))
     """
-    size, dimensions = index.shape
+    size, dimensions = _checked(queries, index, distance, k)
     k = min(k, size)
     queries = np.ascontiguousarray(queries, np.float32)
     blank = ~queries.any(axis=1)
@@ -90,6 +93,23 @@ def top_k(
         list(pool.map(lambda part: nearest[part[0]].sort(axis=1), parts))
     distances = (nearest >> np.uint64(32)).astype(np.uint32).view(np.float32)
     return distances, (nearest & np.uint64(0xFFFFFFFF)).astype(np.int64)
+
+
+def _checked(queries: NDArray[np.float32], index: Rows, distance: str, k: int) -> tuple[int, int]:
+    """N and D, where the kernels, which check nothing, may be given these."""
+    seen = f"the queries are {queries.dtype} {queries.shape}, the index is {index.dtype} {index.shape}"
+    if any(rows.dtype.kind not in "fiu" for rows in (queries, index)):
+        raise InputError(f"search: {seen}; allowed are real numbers, as float32 (N, D)")
+    if queries.ndim != 2 or len(index.shape) != 2 or queries.shape[1] != index.shape[1]:
+        raise InputError(f"search: {seen}; they need as many columns: describe both by one model")
+    size, dimensions = index.shape
+    if not dimensions or not 0 < size < 1 << 32:
+        raise InputError(f"search: {seen}; needed are a column, and 1 to {(1 << 32) - 1} rows in the index")
+    if distance not in get_args(Distance):
+        raise InputError(f"distance: {distance!r} is not {', '.join(get_args(Distance))}")
+    if k < 1:
+        raise InputError(f"search: k is {k}, it must be 1 or more")
+    return size, dimensions
 
 
 def _share(count: int, multiple: int) -> int:

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy.spatial.distance import cdist
 
+from landmarks.errors import InputError
 from landmarks.searching import search
 
 METRICS = {"L1": "cityblock", "L2": "euclidean", "L3": "cosine"}
@@ -169,3 +170,71 @@ def test_near_duplicates_are_not_ranked_by_cancellation(distance):
     index[np.arange(50), np.arange(50)] += (order + 1) * np.float32(1e-4)
     _, rows = search.top_k(query[None], index, distance, 50)
     assert order[rows[0]].tolist() == list(range(50))
+
+
+def zeros(*shape, dtype=np.float32):
+    return np.zeros(shape, dtype)
+
+
+@pytest.mark.parametrize("stored", [False, True], ids=["in memory", "in a file"])
+@pytest.mark.parametrize(
+    ("queries", "index", "said"),
+    [
+        (
+            zeros(2, 1280),
+            zeros(9, 100),
+            "float32 (2, 1280), the index is float32 (9, 100); they need",
+        ),
+        (
+            zeros(2, 100),
+            zeros(9, 1280),
+            "float32 (2, 100), the index is float32 (9, 1280); they need",
+        ),
+        (zeros(2, 5), zeros(9, 4), "they need as many columns"),
+        (zeros(4), zeros(9, 4), "float32 (4,), the index is float32 (9, 4); they need as many columns"),
+        (zeros(2, 3, 4), zeros(9, 4), "they need as many columns"),
+        (zeros(2, 4), zeros(9), "they need as many columns"),
+        (zeros(2, 4), zeros(9, 4, 4), "they need as many columns"),
+        (zeros(2, 4), zeros(0, 4), "needed are a column, and 1 to 4294967295 rows in the index"),
+        (zeros(2, 0), zeros(9, 0), "needed are a column"),
+        (zeros(2, 4, dtype=complex), zeros(9, 4), "allowed are real numbers"),
+        (zeros(2, 4), zeros(9, 4, dtype="S5"), "allowed are real numbers"),
+        (zeros(2, 4), zeros(9, 4, dtype=bool), "allowed are real numbers"),
+    ],
+    ids=lambda value: value[:12] if isinstance(value, str) else f"{value.dtype} {value.shape}",
+)
+def test_arrays_that_no_kernel_may_see_are_refused_by_shape_and_type(tmp_path, stored, queries, index, said):
+    with h5py.File(tmp_path / "index.h5", "w") as file, pytest.raises(InputError) as caught:
+        search.top_k(queries, file.create_dataset("index", data=index) if stored else index, "L1", 3)
+    assert said in str(caught.value)
+
+
+def test_more_rows_than_a_key_has_room_for_are_refused():
+    index = np.broadcast_to(np.zeros(1, np.float32), (1 << 32, 1))
+    with pytest.raises(InputError, match="4294967295 rows"):
+        search.top_k(zeros(1, 1), index, "L1", 1)
+
+
+@pytest.mark.parametrize(
+    ("distance", "k", "said"), [("L5", 1, "'L5' is not L1, L2, L3"), ("L1", 0, "k is 0")]
+)
+def test_a_distance_and_a_number_that_mean_nothing_are_refused(distance, k, said):
+    with pytest.raises(InputError, match=said):
+        search.top_k(zeros(1, 1), zeros(3, 1), distance, k)
+
+
+@distances_by_name
+def test_arrays_of_any_layout_and_of_other_numbers_are_searched_as_their_copies(distance):
+    rng = np.random.default_rng(3)
+    wide = rng.integers(-9, 9, (60, 24))
+    queries, index = wide[:5, ::2], wide[::-1, ::2]
+    expected = search.top_k(np.float32(queries), np.float32(index), distance, 7)
+    for dtype in (np.float64, np.int16, np.float16):
+        for layout in (np.asarray, np.asfortranarray):
+            found = search.top_k(layout(queries.astype(dtype)), layout(index.astype(dtype)), distance, 7)
+            np.testing.assert_array_equal(found, expected)
+
+
+def test_no_queries_have_no_results():
+    distances, rows = search.top_k(zeros(0, 4), zeros(9, 4), "L2", 3)
+    assert distances.shape == rows.shape == (0, 3)
