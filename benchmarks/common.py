@@ -20,7 +20,7 @@ def photos_below(folder: Path) -> list[Path]:
     """The files below `folder`, sorted. Raises `InputError` where there are none."""
     photos = sorted(path for path in folder.rglob("*") if path.is_file())
     if not photos:
-        raise InputError(f"{folder}: no photos below it; name a folder that has a folder a landmark")
+        raise InputError(f"{folder}: no photos below it; name a folder that has one folder per landmark")
     return photos
 
 
