@@ -44,7 +44,7 @@ def ratio(slow: Sequence[float], fast: Sequence[float]) -> float:
 def over_cores(
     title: str, work: Callable[[int], object], figure: Callable[[float], str], unit: str, rounds: int
 ) -> None:
-    """Report `work` by one worker and by one a core; `figure` tells its seconds in `unit`."""
+    """Report `work` by one worker and by one per core; `figure` tells its seconds in `unit`."""
     seconds = paired({"one": lambda: work(1), "all": lambda: work(CORES)}, rounds)
     rows = [
         ("1", figure(min(seconds["one"])), "1"),

@@ -20,7 +20,7 @@ LIBRARY_VERSION = version("pytorch-metric-learning")
 class MetricLoss(nn.Module):
     """The loss that `recipe.loss` names, of the pairs or triplets that `recipe.miner` chooses.
 
-    Of several processes each compares the photos of its own batch.
+    If there are several processes, each compares the photos of its own batch.
     """
 
     def __init__(self, recipe: Finetuned, dimensions: int, classes: int) -> None:
