@@ -26,7 +26,7 @@ class Score(NamedTuple):
     queries: int
     accuracy: float
     average_precision: float | None
-    """None where the index has no photo of the landmark."""
+    """None if the index has no photo of the landmark."""
 
 
 class Confusion(NamedTuple):

@@ -78,7 +78,7 @@ STEP = 14
 
 @pytest.fixture(scope="module")
 def named(tmp_path_factory):
-    """A repository of three photos and a query a landmark, taken for the next one: root, reds, queries."""
+    """A repository with three photos and one query per landmark, taken for the next: root, reds, queries."""
     rng = Random(0)
     root = tmp_path_factory.mktemp("named")
     landmarks = [make(rng) for make in KINDS.values()]
