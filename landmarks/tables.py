@@ -2,7 +2,6 @@
 
 import codecs
 import csv
-import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -30,11 +29,12 @@ def read(
     wrong: str = "{row} is not {header}",
     made_by: str = "dvc repro",
 ) -> "pd.DataFrame":
-    """Read a CSV file in UTF-8 whose header is one of `headers`; the index has the number of each row in it.
+    """Read a CSV file in UTF-8 whose header is one of `headers`, of two names or more.
 
-    Every value is text: `001`, `NA` and nothing stay what they are. Raises `InputError` where the file is
-    missing, which is told with what it is `made_by`, or is not such a file, or where a row has more or fewer
-    values, or none in the first `filled` columns, which is told as `wrong` says.
+    Every value is text: `001`, `NA` and nothing stay what they are. The index is the number of each row in
+    the file, from 2. Raises `InputError` where the file is missing, with what it is `made_by`, where it is
+    not such a file, and where a row has more or fewer values, or none in the first `filled` columns, told as
+    in `wrong`.
     """
     import pandas as pd
 
@@ -44,7 +44,7 @@ def read(
         raise InputError(f"{path}: no such file; `{made_by}` makes it") from None
     try:
         table = pd.read_csv(
-            os.fspath(path),  # not `content`, which it would decode and encode again
+            path.absolute(),  # or it expands ~; `content` it would decode and encode again
             header=None,
             dtype=object,
             na_filter=False,

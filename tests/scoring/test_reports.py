@@ -46,6 +46,13 @@ def test_a_broken_report_is_named(tmp_path):
             (b"class,other\nA,1\n", "not as `evaluate`"),
             (b"\xff", "not as"),
             (b'h\n"', "not as"),
+            (whole + b"short\n", r"not as `evaluate` writes it \(row \d+: \['short'\] is not .*\); run"),
+            (whole + b"\n", r"\(row \d+: \[\] is not"),
+            (whole + b"l,o,n,g,e,r,t,h,a,n\n", r"\(row \d+: \['l', .*\] is not"),
+            (
+                whole + b"," * whole.split(b"\n")[0].count(b",") + b'"open\n',
+                "its quotes do not enclose whole values",
+            ),
         ):
             (tmp_path / path).write_bytes(content)
             with pytest.raises(InputError, match=reason) as error:
