@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 import typer
 from typer.core import TyperGroup
 
-from landmarks import __version__, params
+from landmarks import __version__, params, tables
 from landmarks.asking import cli_datasets
 from landmarks.asking.cli_datasets import AsJson, enter_root
 from landmarks.errors import InputError, of_file, streams
@@ -177,7 +177,6 @@ def query(
     """
     from landmarks.asking import copies
     from landmarks.asking.questions import Index
-    from landmarks.photos import catalog
 
     index = Index.open(params.root())
     if out:
@@ -191,7 +190,7 @@ def query(
         if out and not isinstance(answer, InputError):
             rows += copies.save(out, names.free(photo.stem), index, photo, answer)
     if out:
-        catalog.write_rows(out / "results.csv", copies.RESULTS, rows)
+        tables.write(out / "results.csv", copies.RESULTS, rows)
     raise typer.Exit(min(failed, 1))
 
 

@@ -8,7 +8,8 @@ from urllib.parse import urlencode
 
 import pytest
 
-from landmarks.photos.catalog import Photo, write_rows
+from landmarks import tables
+from landmarks.photos.catalog import Photo
 
 from .conftest import open_index, plain, served
 
@@ -115,7 +116,7 @@ def named(tmp_path_factory):
     }
     for name, (header, *content) in rows.items():
         (root / "reports" / name).parent.mkdir(parents=True, exist_ok=True)
-        write_rows(root / "reports" / name, header, content)
+        tables.write(root / "reports" / name, header, content)
     metrics = {"map": 0.5, "queries": len(queries), "index": len(reds), "positivesofalandmark" * 4: 3}
     (root / "reports/metrics.json").write_text(json.dumps(metrics))
     return root, reds, queries
