@@ -30,6 +30,7 @@ check: $(INSTALLED)
 	"$$BIN/mypy"
 	"$$BIN/mypy" --platform darwin --cache-dir .mypy_cache/darwin
 	"$$BIN/mypy" --platform win32 --cache-dir .mypy_cache/win32
+	git ls-files -z | xargs -0 "$$BIN/codespell"
 
 # Of the page, for the README: needs Chromium and a finished `make repro`.
 screenshots: $(INSTALLED)

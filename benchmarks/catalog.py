@@ -46,7 +46,7 @@ def main() -> None:
     ]
     report(
         f"{photos} drawn JPEGs of 160 x 120 pixels; peak memory {peak_memory():.2f} GB",
-        ("way", "photos a second, best round", f"times as long, median of {ROUNDS} rounds"),
+        ("way", "photos per second, best round", f"times as long, median of {ROUNDS} rounds"),
         rows,
         ["pillow", "simplejpeg", "opencv-contrib-python-headless", "numba"],
     )

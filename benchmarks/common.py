@@ -20,7 +20,7 @@ def photos_below(folder: Path) -> list[Path]:
     """The files below `folder`, sorted. Raises `InputError` where there are none."""
     photos = sorted(path for path in folder.rglob("*") if path.is_file())
     if not photos:
-        raise InputError(f"{folder}: no photos below it; name a folder that has a folder a landmark")
+        raise InputError(f"{folder}: no photos below it; name a folder that has one folder per landmark")
     return photos
 
 
@@ -44,7 +44,7 @@ def ratio(slow: Sequence[float], fast: Sequence[float]) -> float:
 def over_cores(
     title: str, work: Callable[[int], object], figure: Callable[[float], str], unit: str, rounds: int
 ) -> None:
-    """Report `work` by one worker and by one a core; `figure` tells its seconds in `unit`."""
+    """Report `work` by one worker and by one per core; `figure` tells its seconds in `unit`."""
     seconds = paired({"one": lambda: work(1), "all": lambda: work(CORES)}, rounds)
     rows = [
         ("1", figure(min(seconds["one"])), "1"),

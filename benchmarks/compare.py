@@ -10,7 +10,6 @@ results that change with the machine could not be reproduced.
 """
 
 import argparse
-import csv
 import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,7 +17,11 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
+from landmarks import tables
+from landmarks.errors import run
+
 COLUMNS = ("method", "map", "map_spread", "accuracy", "accuracy_spread", "seeds", "seconds")
+SECONDS = ("rerank", "seconds")
 
 Settings = tuple[tuple[str, str], ...]
 Runs = dict[Settings, dict[int, dict[str, float]]]
@@ -40,16 +43,16 @@ def main() -> None:
     runs = where(by_settings(json.load(sys.stdin)), options.where)
     if not runs:
         sys.exit("error: no finished experiments; dvc exp run --queue and --run-all make them")
-    seconds = dict(csv.reader(options.seconds.open(encoding="utf-8"))) if options.seconds else {}
+    seconds: dict[str, str] = {}
+    if options.seconds:
+        timed = tables.read(options.seconds, SECONDS, made_by="benchmarks/rerank.py --csv")
+        seconds = dict(zip(timed["rerank"], timed["seconds"], strict=True))
     header, rows = table(runs, options.against, seconds)
     print("| " + " | ".join(header) + " |\n|" + "---|" * len(header))
     for row in rows:
         print("| " + " | ".join(row) + " |")
     if options.csv:
-        with options.csv.open("w", encoding="utf-8", newline="") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(COLUMNS)
-            writer.writerows(csv_rows(header, rows))
+        tables.write(options.csv, COLUMNS, csv_rows(header, rows))
 
 
 def by_settings(shown: Sequence[Mapping[str, Any]]) -> Runs:
@@ -142,4 +145,4 @@ def csv_rows(header: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[l
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -29,7 +29,7 @@ PACKAGES = ["torch", "openvino", "pillow"]
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("images", type=Path, help="a folder of photos, a folder a landmark")
+    parser.add_argument("images", type=Path, help="a folder of photos, with one folder per landmark")
     parser.add_argument("--photos", type=int, default=2000, help="how many, repeated where there are fewer")
     parser.add_argument("--backbone", default="resnet50")
     parser.add_argument("--weights", default="random")
@@ -72,7 +72,7 @@ def main() -> None:
         f"{options.backbone} ({options.weights} weights), 224 pixels, {len(many)} photos of {len(distinct)}",
         (
             "way",
-            "photos a second",
+            "photos per second",
             "times the first, median",
             "share of the bound",
             "least cosine, decoded whole",
@@ -132,7 +132,7 @@ def showing(views: Callable[[images.Views, Path], list[NDArray[np.uint8]]]) -> I
 def network_alone(
     trunk: trunks.Trunk, photos: list[Path], engine: str, precision: str
 ) -> NDArray[np.float64]:
-    """Seconds a photo, decoding left out: the same square photo again and again."""
+    """Seconds per photo, decoding left out: the same square photo again and again."""
     square = whole(photos[0])
     with showing(lambda *_: [square]):
         describe(trunk, photos[:16], engine, precision)

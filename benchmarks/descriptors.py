@@ -41,7 +41,7 @@ Rows = NDArray[np.intp]
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("images", type=Path, help="a folder of photos, a folder a landmark")
+    parser.add_argument("images", type=Path, help="a folder of photos, with one folder per landmark")
     parser.add_argument("--splits", type=int, default=5)
     options = parser.parse_args()
     photos = photos_below(options.images)

@@ -4,14 +4,13 @@ python benchmarks/rerank.py [METHOD...] [--csv seconds.csv]
 """
 
 import argparse
-import csv
 import statistics
 import time
 from pathlib import Path
 
 from common import report
 
-from landmarks import params
+from landmarks import params, tables
 from landmarks.chain import METHODS
 from landmarks.errors import run
 from landmarks.reranking.reranker import Reranker
@@ -54,8 +53,7 @@ def main() -> None:
         )
     report(f"{title}, {distance}", ("method", "once, s", "a query, ms"), rows, ["numpy", "scipy"])
     if arguments.csv:
-        with arguments.csv.open("w", encoding="utf-8", newline="") as file:
-            csv.writer(file, lineterminator="\n").writerows([("rerank", "seconds"), *seconds])
+        tables.write(arguments.csv, ("rerank", "seconds"), seconds)
 
 
 if __name__ == "__main__":

@@ -54,7 +54,7 @@ def beside_peers() -> None:
                 rows.append((distance, count, name, f"{rate:.1f}", times))
     report(
         f"Top {K} of 50,000 rows of 2048 numbers",
-        ("distance", "queries", "way", "G differences a second", "times as long as ours, median"),
+        ("distance", "queries", "way", "G differences per second", "times as long as ours, median"),
         rows,
         PACKAGES,
     )

@@ -50,7 +50,7 @@ def main() -> None:
     report(
         f"Photos uploaded to an index of {options.rows:,} rows of {WORDS * 128} numbers: milliseconds from "
         "sending to the whole answer, less those of describing",
-        ("distance", "rerank", "clients", "median", "95 %", "queries a second", "describing, median"),
+        ("distance", "rerank", "clients", "median", "95 %", "queries per second", "describing, median"),
         rows,
         PACKAGES,
     )

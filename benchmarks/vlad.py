@@ -1,4 +1,4 @@
-"""SIFT and VLAD over the cores: photos a second with one worker and with one a core.
+"""SIFT and VLAD over the cores: photos per second with one worker and with one per core.
 
 python benchmarks/vlad.py data/vietnam5/images
 """
@@ -34,7 +34,7 @@ def main() -> None:
         f"SIFT and VLAD of {len(photos)} photos",
         lambda workers: list(model.describe(photos, workers=workers)),
         lambda seconds: f"{len(photos) / seconds:.1f}",
-        "photos a second",
+        "photos per second",
         ROUNDS,
     )
 

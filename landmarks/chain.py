@@ -28,7 +28,7 @@ METHODS = {
 def parse(text: str) -> tuple[str, ...]:
     """The methods that `text` joins by `+`, in the order in which they are applied.
 
-    Raises `ValueError` where one is unknown or the combination makes no sense, with the reason.
+    Raises `ValueError` with the reason if one is unknown or the combination makes no sense.
     """
     names = tuple(text.split("+"))
     reason = _unknown(names) or _senseless(names)

@@ -10,7 +10,7 @@ from numba import njit
 def compiled(**options: Any) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """`njit` without the GIL that keeps what it compiled: in NUMBA_CACHE_DIR, beside its file, or at home.
 
-    Where none of them can be written to, it compiles anew in each process.
+    If none of them can be written to, it compiles anew in each process.
     """
 
     def decorate(function: Callable[..., None]) -> Callable[..., None]:

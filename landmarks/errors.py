@@ -1,4 +1,4 @@
-"""What goes wrong in a way that the user can mend, and how a stage or a command reports it."""
+"""Errors that the user can mend, and how a stage or a command reports them."""
 
 import errno
 import logging
@@ -31,7 +31,7 @@ def run(main: Callable[[], None]) -> None:
     """Run a stage: logs go to stderr, an `InputError` becomes one line and exit code 1.
 
     So does an error of the system that names a file which may not be read or written. Ctrl-C, SIGTERM and
-    SIGHUP become one line, too, with the notes of the exception, and 128 + their number.
+    SIGHUP become one line, too, with the notes of the exception, and exit code 128 + their number.
     """
     when_done.clear()
     try:
@@ -94,11 +94,11 @@ def stopped_by(number: int) -> KeyboardInterrupt:
 
 @contextmanager
 def streams() -> Iterator[None]:
-    """Make do with any stdout and stderr: closed, on a full disk, a pipe that nobody reads any more.
+    """Make do with any stdout and stderr: closed, on a full disk, or a pipe that nobody reads any more.
 
-    A closed one becomes /dev/null: `print` would write errors to stdout, and the next file to be opened would
-    get its number. What stderr does not take is lost. Raises `InputError` where stdout does not take what is
-    printed, and exits with 1 where it is such a pipe, whose reader has seen enough.
+    A closed one becomes /dev/null; otherwise `print` would write errors to stdout, and the next file to be
+    opened would get its number. What stderr does not take is lost. Raises `InputError` if stdout does not
+    take what is printed, and exits with 1 if it is a pipe whose reader has seen enough.
     """
     for name, mode in {"stdin": "r", "stdout": "w", "stderr": "w"}.items():
         if getattr(sys, name) is None:

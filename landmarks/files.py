@@ -14,7 +14,7 @@ from landmarks.errors import InputError
 def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path` to write to; rename it to `path` if the block succeeds.
 
-    Raises `InputError` where the disk is full or the folder cannot be written to.
+    Raises `InputError` if the disk is full or the folder cannot be written to.
     """
     temporary = path.with_name(f".{path.name}.tmp")
     with explained(path):

@@ -35,7 +35,7 @@ class _Disk(io.FileIO):
 
 @contextmanager
 def writing(path: Path) -> Iterator[h5py.File]:
-    """Write an HDF5 file that is whole or absent. Raises `InputError` where the disk is full."""
+    """Write an HDF5 file that is whole or absent. Raises `InputError` if the disk is full."""
     with replacing(path) as temporary, _Disk(temporary, "w+") as disk:
         try:
             with h5py.File(disk, "w") as file:
@@ -47,7 +47,7 @@ def writing(path: Path) -> Iterator[h5py.File]:
 
 @contextmanager
 def opened(path: Path) -> Iterator[h5py.File]:
-    """Open an HDF5 file to read. Raises `InputError` where it is none, or cannot be read.
+    """Open an HDF5 file to read. Raises `InputError` if it is not one, or cannot be read.
 
     Without a lock: not every file system has them, and files that are replaced as a whole need none.
     """

@@ -172,7 +172,7 @@ class Finetuned(Described):
 
     @property
     def together(self) -> int | None:
-        """How many photos of a landmark a batch holds, `None` where they come as they come."""
+        """How many photos per landmark a batch holds, `None` if the photos come in any order."""
         return self.per_class or (4 if self.loss in OF_PAIRS else None)
 
     @model_validator(mode="after")
@@ -254,7 +254,7 @@ class Expansion(Section):
 
 
 class WeightedExpansion(Expansion):
-    """Averaging where a neighbour weighs its cosine to the power alpha."""
+    """Averaging in which each neighbour is weighted by its cosine to the power alpha."""
 
     alpha: Weight
 
@@ -373,7 +373,7 @@ class Params(Section):
 def root() -> Path:
     """The root of the repository as a path from here: the nearest folder with the files of the pipeline.
 
-    This folder where there is none, or where it has parameters of its own.
+    This folder if there is none, or if this folder has parameters of its own.
     """
     if PATH.exists():
         return Path()
@@ -400,10 +400,10 @@ def load(path: Path = PATH) -> Params:
 
 
 def _check_same(path: Path, before: Mapping[str, Any], asked: Collection[str]) -> None:
-    """Refuse the results of a stage where parameters that it has `asked` for have other values by now.
+    """Refuse the results of a stage if parameters that it has `asked` for have other values by now.
 
-    DVC reads these again after the stage, and would record the results under values that did not make
-    them. It does not record the others of the stage, so they may be edited meanwhile.
+    DVC reads these parameters again after the stage, and would record the results under values that did not
+    make them. It does not record other parameters for the stage, so they may be edited meanwhile.
     """
     both = before, yaml12.read(path)
     was, now = (dict(yaml12.leaves({name: values.get(name) for name in asked})) for values in both)

@@ -1,4 +1,4 @@
-"""YAML files as DVC reads and records them: by YAML 1.2, a key no more than once."""
+"""YAML files as DVC reads and records them: by YAML 1.2, with no key more than once."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -9,7 +9,7 @@ from landmarks.files import unreadable
 
 
 def read(path: Path) -> dict[str, Any]:
-    """The values in `path`. Raises `InputError` where it is gone or broken, naming lines."""
+    """The values in `path`. Raises `InputError` if it is gone or broken, naming lines."""
     from ruamel.yaml import YAML  # here, so that --help is there at once
     from ruamel.yaml.constructor import DuplicateKeyError
     from ruamel.yaml.error import YAMLError
@@ -41,7 +41,7 @@ def leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, A
 
 
 def refused(path: Path, reasons: Iterable[str]) -> InputError:
-    """What to tell of `path`: a line for each of the `reasons`."""
+    """What to tell of `path`: one line for each of the `reasons`."""
     return InputError("\n".join(f"{path}: {reason}" for reason in reasons))
 
 

@@ -4,7 +4,7 @@ import logging
 from collections import Counter
 from pathlib import Path
 
-from landmarks import params
+from landmarks import params, tables
 from landmarks.errors import InputError, run
 from landmarks.files import in_copy
 from landmarks.photos import catalog, fetching, folders, ground_truth, near_copies, scanning
@@ -23,8 +23,8 @@ def main() -> None:
     near = near_copies.find(photos, scan.hashes, scan.labels)
     ground_truth.write(Path("data/ground_truth.csv"), truth)
     catalog.write_catalog(Path("data/catalog.csv"), photos, scan.contents)
-    catalog.write_rows(Path("data/near_copies.csv"), catalog.Near._fields, near)
-    catalog.write_rows(Path("data/rejected.csv"), catalog.Rejected._fields, rejected)
+    tables.write(Path("data/near_copies.csv"), catalog.Near._fields, near)
+    tables.write(Path("data/rejected.csv"), catalog.Rejected._fields, rejected)
     classes = {photo.class_image for photo in photos}
     logging.info("%d photos of %d landmarks", len(photos), len(classes))
     if rejected:

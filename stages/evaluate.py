@@ -2,16 +2,16 @@
 
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
 
-from landmarks import params
+from landmarks import params, tables
 from landmarks.errors import run
 from landmarks.files import replacing
 from landmarks.photos import catalog, ground_truth
-from landmarks.scoring import measures, protocols
+from landmarks.scoring import measures, protocols, reports
 from landmarks.searching import rankings
 
 REPORTS = Path("reports")
@@ -24,7 +24,7 @@ def main() -> None:
         truth = ground_truth.read(Path("data/ground_truth.csv"))
         protocol, queries_in_index = options.evaluate.protocol, options.evaluate.queries_in_index
         report = protocols.score(ranked, truth, protocol, queries_in_index, options.evaluate.reject_above)
-        catalog.write_rows(REPORTS / "results.csv", RESULTS, results(ranked, report))
+        write(reports.RESULTS, results(ranked, report))
     write_plots(report)
     warn_of_ties(report)
     metrics = report.metrics(options.evaluate.bootstrap)
@@ -43,7 +43,8 @@ def warn_of_ties(report: measures.Report) -> None:
         )
 
 
-RESULTS = ("query_path", "query_class", "predicted_class", "rank", "distance", "image_path", "class_image")
+def write(path: Path, rows: Iterable[tuple[object, ...]]) -> None:
+    tables.write(REPORTS / path, reports.HEADERS[path], rows)
 
 
 def results(ranked: rankings.Rankings, report: measures.Report) -> Iterator[tuple[object, ...]]:
@@ -56,7 +57,6 @@ def results(ranked: rankings.Rankings, report: measures.Report) -> Iterator[tupl
 
 
 def write_plots(report: measures.Report) -> None:
-    plots = REPORTS / "plots"
     names, numbers = catalog.numbered(report.classes)
     accuracy = measures.mean_by_class(report.right, numbers)
     precision = measures.mean_by_class(report.average_precision, numbers)
@@ -65,11 +65,10 @@ def write_plots(report: measures.Report) -> None:
         (name, counts[number], f"{accuracy[number]:.6f}", f"{precision.get(number, np.nan):.6f}")
         for number, name in enumerate(names)
     )
-    catalog.write_rows(plots / "classes.csv", ("class", "queries", "accuracy", "average_precision"), by_class)
-    confusion = zip(report.classes, report.predicted, strict=True)
-    catalog.write_rows(plots / "confusion.csv", ("actual", "predicted"), confusion)
+    write(reports.CLASSES, by_class)
+    write(reports.CONFUSION, zip(report.classes, report.predicted, strict=True))
     curve = ((f"{r:.2f}", f"{p:.6f}") for r, p in zip(measures.RECALLS, report.curve, strict=True))
-    catalog.write_rows(plots / "precision_recall.csv", ("recall", "precision"), curve)
+    write(reports.CURVE, curve)
 
 
 if __name__ == "__main__":

@@ -10,14 +10,33 @@ import yaml
 from PIL import Image
 
 from landmarks import files
+from landmarks.cores import CORES
 from landmarks.describing import describers, vlad
 from landmarks.photos.catalog import Photo
 from landmarks.searching import features
 
 ROOT = Path(__file__).parents[1]
 
-# A suite that a script starts with & inherits that Ctrl-C is ignored, and the tests press it.
+# Before torch is imported, here and in what tests start: on small arrays threads mostly wait for each other.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# A suite that a script starts with & inherits that Ctrl-C is ignored, one under nohup that SIGHUP is; tests
+# send both.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+if hasattr(signal, "SIGHUP"):
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers(config):
+    """A worker for each core, four at most, as each makes the fixtures anew; none for single tests."""
+    return 0 if CORES == 1 or all("::" in argument for argument in config.args) else min(CORES, 4)
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if item.get_closest_marker("slow"):
+            item.add_marker(pytest.mark.timeout(900))
 
 
 def pytest_make_parametrize_id(val):

@@ -21,8 +21,8 @@ ROOT = Path(__file__).parents[1]
             ".dvc/cache/files: no such folder; run `make repro` first, and commit what it changed",
         ),
         ("rerank.py one", "rankings/retrieved.h5: no such file; `dvc repro` makes it"),
-        ("geometric.py photos", "photos: no photos below it; name a folder that has a folder a landmark"),
-        ("vlad.py photos", "photos: no photos below it; name a folder that has a folder a landmark"),
+        ("geometric.py photos", "photos: no photos below it; name a folder that has one folder per landmark"),
+        ("vlad.py photos", "photos: no photos below it; name a folder that has one folder per landmark"),
     ],
 )
 def test_what_is_missing_is_a_line(tmp_path, monkeypatch, command, line):

@@ -1,8 +1,15 @@
 """The table over experiments, from what `dvc exp show --json` prints."""
 
+import io
+import json
+from pathlib import Path
 from statistics import stdev
 
+import pytest
+
+from benchmarks import compare
 from benchmarks.compare import by_settings, csv_rows, table, where
+from landmarks.errors import InputError
 
 
 def experiment(seed, score, **changed):
@@ -43,6 +50,23 @@ def test_seconds_of_re_ranking_stand_beside_the_method_that_took_them():
     header, rows = table(by_settings(shown(*AQE, *ONE)), seconds={"rerank": "seconds", "aqe": "0.120"})
     assert [dict(zip(header, row, strict=True))["seconds"] for row in rows] == ["", "0.120"]
     assert [row[-1] for row in csv_rows(header, rows)] == ["", "0.120"]
+
+
+def test_tables_are_read_and_written_as_files(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["compare.py", "--seconds", "~seconds.csv", "--csv", "new/table.csv"])
+    for content in ('rerank,seconds\naqe,0.120\n"one",3\n', "rerank,seconds\r\none,3\r\naqe,0.120"):
+        Path("~seconds.csv").write_text(content)
+        monkeypatch.setattr("sys.stdin", io.StringIO(json.dumps(shown(*AQE, *ONE))))
+        compare.main()
+        assert Path("new/table.csv").read_bytes() == (
+            b"method,map,map_spread,accuracy,accuracy_spread,seeds,seconds\n"
+            b"one,0.780,0.026,0.390,0.013,3,3\naqe,0.813,0.031,0.407,0.015,3,0.120\n"
+        )
+    Path("~seconds.csv").write_text("rerank,seconds\none\n")
+    monkeypatch.setattr("sys.stdin", io.StringIO(json.dumps(shown(*AQE, *ONE))))
+    with pytest.raises(InputError, match=r"^~seconds\.csv, row 2: \['one'\] is not rerank, seconds$"):
+        compare.main()
 
 
 def test_the_gain_is_taken_seed_by_seed_over_the_seeds_that_both_have():

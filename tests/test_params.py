@@ -9,7 +9,7 @@ import yaml
 from pydantic import AfterValidator
 
 import stages.split
-from landmarks import errors, params
+from landmarks import errors, params, tables
 from landmarks.errors import InputError
 from landmarks.photos import catalog, splits
 from landmarks.photos.catalog import Photo
@@ -337,7 +337,7 @@ def test_the_stage_split_fails_where_its_seed_changed_but_not_where_the_distance
     monkeypatch.chdir(tmp_path)
     photos = [Photo(f"photos/{number}.jpg", "castle") for number in range(10)]
     catalog.write_photos(Path("data/catalog.csv"), photos)
-    catalog.write_rows(Path("data/near_copies.csv"), catalog.Near._fields, [])
+    tables.write(Path("data/near_copies.csv"), catalog.Near._fields, [])
     really_split = splits.split
 
     def edited(old, new):

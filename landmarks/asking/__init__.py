@@ -1,4 +1,4 @@
-"""Questions to what the pipeline left: from Python, from the command line and from a web page.
+"""Questions to what the pipeline made: from Python, from the command line and from a web page.
 
 It reads `models/model.safetensors`, `features/index.h5` and `reports/`, and writes nothing that a stage
 reads.

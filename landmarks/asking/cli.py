@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 import typer
 from typer.core import TyperGroup
 
-from landmarks import __version__, params
+from landmarks import __version__, params, tables
 from landmarks.asking import cli_datasets
 from landmarks.asking.cli_datasets import AsJson, enter_root
 from landmarks.errors import InputError, of_file, streams
@@ -64,7 +64,7 @@ Rerank = Annotated[
     ),
 ]
 Item = TypeVar("Item")
-AsJsonLines = Annotated[bool, typer.Option("--json", help="Print a line of JSON for each photo.")]
+AsJsonLines = Annotated[bool, typer.Option("--json", help="Print one line of JSON for each photo.")]
 
 
 def _tell_version(wanted: bool) -> None:
@@ -96,11 +96,11 @@ def check(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Look below data/<dataset>/ for what stops or hangs DVC, or is missed by it.
+    """Look below data/<dataset>/ for what DVC would stop at, hang at or miss.
 
-    Run it before `dvc add` and `dvc exp run`. Links that lead nowhere, pipes, names that are not UTF-8,
-    linked landmarks and the like are each named with what to do, and the exit code is then 1. Landmarks whose
-    names are alike are a warning. No photo is opened.
+    Run it before `dvc add` and `dvc exp run`. It names links that lead nowhere, pipes, names that are not
+    UTF-8, linked landmarks and the like, and says what to do about each; the exit code is then 1. It warns of
+    landmarks whose names are alike. It opens no photo.
 
     \b
     Examples:
@@ -132,9 +132,9 @@ def check(
 def predict(photos: Photos, distance: Distance = None, as_json: AsJsonLines = False) -> None:
     """Tell which landmark a photo shows.
 
-    The nearest photos of the index vote; a photo farther from all of them than evaluate.reject_above
-    resembles no landmark. Photos that do not decode are reported and the others answered; the exit code is
-    then 1.
+    The nearest photos of the index vote. A photo that is farther from all of them than
+    evaluate.reject_above resembles no landmark. Photos that do not decode are reported, and the others are
+    answered; the exit code is then 1.
 
     \b
     Examples:
@@ -164,9 +164,9 @@ def query(
     ] = None,
     as_json: AsJsonLines = False,
 ) -> None:
-    """Find the photos of the index most like a photo.
+    """Find the photos of the index that are most like a photo.
 
-    A photo of the index does not find itself. Photos that do not decode are reported and the others
+    A photo of the index does not find itself. Photos that do not decode are reported, and the others are
     answered; the exit code is then 1.
 
     \b
@@ -177,7 +177,6 @@ def query(
     """
     from landmarks.asking import copies
     from landmarks.asking.questions import Index
-    from landmarks.photos import catalog
 
     index = Index.open(params.root())
     if out:
@@ -191,7 +190,7 @@ def query(
         if out and not isinstance(answer, InputError):
             rows += copies.save(out, names.free(photo.stem), index, photo, answer)
     if out:
-        catalog.write_rows(out / "results.csv", copies.RESULTS, rows)
+        tables.write(out / "results.csv", copies.RESULTS, rows)
     raise typer.Exit(min(failed, 1))
 
 
@@ -203,10 +202,11 @@ def measure(
     rerank: Rerank = None,
     as_json: AsJson = False,
 ) -> None:
-    """Measure how fast photos are described and queries answered.
+    """Measure how fast photos are described and queries are answered.
 
-    One at a time, and described in batches too: how many a second, and how long one takes, the median and
-    what 95 % stay below. A query is the descriptor of a photo of the index.
+    Photos are described one at a time and in batches. The table says how many are done per second, and how
+    long one takes: the median, and the time that 95 % stay below. A query is the descriptor of a photo of the
+    index.
 
     \b
     Examples:
@@ -253,7 +253,8 @@ def evaluate_model(
 ) -> None:
     """Score a fine-tuned model as a classifier.
 
-    Its loss, Prec@1 and Prec@5. After metric learning, by the nearest class mean, without a loss.
+    Prints its loss, Prec@1 and Prec@5. After metric learning, the nearest class mean classifies, without a
+    loss.
 
     \b
     Example:
@@ -309,7 +310,7 @@ def serve(
     host: Annotated[
         str,
         typer.Option(
-            help="The address to listen at; 0.0.0.0 for all of this machine, :: for all by IPv6 alone."
+            help="The address to listen at; 0.0.0.0 for all of this machine, :: for all by IPv6 only."
         ),
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 for any that is free.")] = 8000,
@@ -324,7 +325,7 @@ def serve(
 ) -> None:
     """Serve a web page that answers photos and shows the evaluation.
 
-    It tells its address, and its API is described at /api.
+    The command prints the address of the page; /api below it describes the API.
 
     \b
     Examples:
@@ -363,7 +364,7 @@ def main() -> None:
 
 
 def _files(photos: list[str]) -> list[Path]:
-    """The files that the arguments name; one that names none stays, to be reported like a broken photo."""
+    """The files that the arguments name; one that names none stays, and is reported like a broken photo."""
     from landmarks.photos.folders import visible_files
 
     found: list[Path] = []
@@ -400,12 +401,12 @@ def _print(photo: Path, answer: "Answer | InputError", as_json: bool, results: b
 
 
 def _spread(total: int, wanted: int) -> list[int]:
-    """`wanted` numbers below `total`, evenly spread, the same more than once where there are too few."""
+    """`wanted` numbers below `total`, evenly spread; some come more than once if `total` is too small."""
     return [place * total // wanted for place in range(wanted)]
 
 
 def _timed(action: Callable[[Item], object], items: Sequence[Item], each: float = 1) -> dict[str, float]:
-    """How often a second `action` is done to `items`, each of them `each` things, and how long it takes."""
+    """How often per second `action` is done to `items`, each of them `each` things, and how long it takes."""
     seconds = []
     for item in items:
         start = perf_counter()

@@ -16,7 +16,7 @@ app = typer.Typer()
 
 DOWNLOADS = Path("downloads")
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-Urls = Annotated[list[str] | None, typer.Option(help="A URL in the place of a published one.")]
+Urls = Annotated[list[str] | None, typer.Option(help="A URL to use instead of a published one.")]
 
 
 def enter_root(*paths: str) -> list[str]:
@@ -36,15 +36,16 @@ def fetch(
     name: Annotated[Literal["oxford", "paris"], typer.Argument(help="The photo set.")],
     files: Annotated[
         list[str] | None,
-        typer.Argument(help="Archives that are here already, in the place of published ones."),
+        typer.Argument(help="Archives that are here already, to use instead of published ones."),
     ] = None,
     url: Urls = None,
     as_json: AsJson = False,
 ) -> None:
     """Download Oxford5k or Paris6k and sort the photos into data/<name>/images/<landmark>/.
 
-    A download that broke off goes on when the command is run again. A file or URL that has the name of a
-    published archive takes the place of that one; one of another name, and what comes with it, of all.
+    A download that broke off goes on when the command is run again. A file or URL with the name of a
+    published archive takes the place of that archive; if any has another name, all that are given take the
+    place of all archives.
 
     \b
     Examples:
@@ -83,7 +84,7 @@ def ground_truth(
         str | None,
         typer.Argument(help="A .tgz or a folder of text files (oxford), or a gnd_*.pkl (revisited)."),
     ] = None,
-    url: Annotated[str | None, typer.Option(help="A URL in the place of the published one.")] = None,
+    url: Annotated[str | None, typer.Option(help="A URL to use instead of the published one.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Make data/<dataset>/ground_truth.csv from the published ground truth of Oxford5k or Paris6k.

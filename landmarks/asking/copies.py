@@ -19,7 +19,7 @@ RESULTS = ("query_path", "predicted_class", "rank", "distance", "image_path", "c
 
 
 def make_empty(folder: Path) -> None:
-    """Make `folder`. Raises `InputError` where there is something in it."""
+    """Make `folder`. Raises `InputError` if there is something in it."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

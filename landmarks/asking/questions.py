@@ -1,4 +1,4 @@
-"""Questions to what the pipeline built: which landmark does a photo show, which photos are like it."""
+"""Questions to what the pipeline built: which landmark a photo shows, and which photos are like it."""
 
 import os
 import threading
@@ -37,18 +37,18 @@ class Result(NamedTuple):
     """Of the index."""
     photo: Photo
     distance: float
-    """Infinite where one of the two photos has no keypoints (VLAD)."""
+    """Infinite if one of the two photos has no keypoints (VLAD)."""
 
 
 class Answer(NamedTuple):
     """What the index knows of a photo."""
 
     landmark: str | None
-    """None where the photo resembles no landmark: too far from all, or nothing votes."""
+    """None if the photo resembles no landmark: too far from all, or nothing votes."""
     votes: dict[str, int]
-    """Of the nearest `rerank_options.vote_depth` photos, most first, of equal ones in alphabetical order."""
+    """Of the nearest `rerank_options.vote_depth` photos: most votes first, equal ones by the alphabet."""
     nearest: float
-    """The distance of the nearest photo; infinite where there is none."""
+    """The distance of the nearest photo; infinite if there is none."""
     results: list[Result]
 
     @property
@@ -57,7 +57,7 @@ class Answer(NamedTuple):
         return self.landmark or "resembles no landmark"
 
     def as_json(self) -> dict[str, Any]:
-        """The answer as JSON takes it; an infinite distance, which JSON has not, is None."""
+        """The answer as JSON takes it; an infinite distance, which JSON lacks, is None."""
         return {
             "landmark": self.landmark,
             "votes": self.votes,
@@ -76,7 +76,7 @@ class Answer(NamedTuple):
 
 
 def finite(distance: float) -> float | None:
-    """`distance` as JSON takes it: None where it is infinite."""
+    """`distance` as JSON takes it: None if it is infinite."""
     return distance if np.isfinite(distance) else None
 
 
@@ -101,7 +101,7 @@ class Index:
     def open(cls, root: Path = Path()) -> Self:
         """Open what `dvc repro` left in the repository at `root`.
 
-        Raises `InputError` where a file is missing, or the index was not described by the model.
+        Raises `InputError` if a file is missing, or the index was not described by the model.
         """
         options = params.load(root / params.PATH)
         with features.opened(root / FEATURES) as store:
@@ -141,7 +141,7 @@ class Index:
         )
 
     def path_of(self, photo: Path) -> str | None:
-        """The path of the file `photo` as the index has it, None where it is not in the index."""
+        """The path of the file `photo` as the index has it, None if it is not in the index."""
         for file, root in ((photo, self.root), (photo.resolve(), self.root.resolve())):
             path = Path(os.path.relpath(file, root)).as_posix()
             if path in self.row_of:
@@ -149,7 +149,7 @@ class Index:
         return None
 
     def describe(self, photos: Sequence[Source]) -> NDArray[np.float32]:
-        """The descriptors of `photos`: float32 (Q, D). Raises `InputError` where one does not decode."""
+        """The descriptors of `photos`: float32 (Q, D). Raises `InputError` if one does not decode."""
         with self._describing:
             blocks = list(self.describer.describe(photos, self.params.extract.batch_size))
         return np.concatenate([np.empty((0, self.features.shape[1]), np.float32), *blocks])
@@ -165,9 +165,9 @@ class Index:
     ) -> list[Answer]:
         """The answers to `descriptors` (Q, D), each with at most `top` results, as the pipeline gives them.
 
-        `distance` and `rerank` are by default those of `params.yaml`. `paths`: of each query the path from
-        the root of the repository, None where it is not in it; a photo is never its own result. `photos`:
-        the queries themselves, which `geometric` looks at. Raises `InputError` where `rerank` is not allowed.
+        `distance` and `rerank` are by default those of `params.yaml`. `paths`: the path of each query from
+        the root of the repository, None for one outside it; a photo is never its own result. `photos`:
+        the queries themselves, which `geometric` looks at. Raises `InputError` if `rerank` is not allowed.
         """
         paths = paths or [None] * len(descriptors)
         distance, rerank = distance or self.params.distance, rerank or self.params.rerank

@@ -1,7 +1,7 @@
 """From photos to descriptors, float32 (N, D): networks, poolings and whitenings, or SIFT and VLAD.
 
-For the stages `model` and `extract`. It reads photos and weights, and writes `models/model.safetensors`,
-which `describers` reads for all others; `trunks` and `vlad` make such a model.
+For the stages `model` and `extract`. It reads photos and weights, and writes `models/model.safetensors`.
+`trunks` and `vlad` make such a model, and `describers` reads it for all other packages.
 """
 
 import lazy_loader

@@ -84,8 +84,8 @@ def whitened(
 ) -> Describer:
     """`model` with a `whitening` to `dimensions` that is learned from `photos`, or as it is with `none`.
 
-    `pca` to the `power`, or `learned` from the classes of the photos. Raises `InputError` where they are too
-    few.
+    `pca` to the `power`, or `learned` from the classes of the photos. Raises `InputError` if there are too
+    few photos.
     """
     if whitening == "none":
         return model
@@ -116,7 +116,7 @@ def write(path: Path, describer: Describer) -> None:
 def read(path: Path, **execution: str) -> Describer:
     """Read the model at `path`; a trunk is run by `execution`, the fields of `engines.Execution`.
 
-    Raises `InputError` where it is not a model of this pipeline, or cannot be read.
+    Raises `InputError` if the file is not a model of this pipeline, or cannot be read.
     """
     try:
         path.open("rb").close()  # safetensors takes what it must not read for missing

@@ -65,7 +65,7 @@ def run(
 ) -> Iterator[NDArray[np.float32]]:
     """The outputs of `net` for the V `views` of `photos`: float32 (batch, V, D), in the order of both.
 
-    Photos are decoded in threads while the network runs. Raises `InputError` where there is no such device
+    Photos are decoded in threads while the network runs. Raises `InputError` if there is no such device
     or the network does not convert.
     """
     device = _device(execution)
@@ -117,7 +117,7 @@ def _by_torch(
 
 
 def _in_rows(groups: list[tuple[list[int], Tensor]], views: int) -> NDArray[np.float32]:
-    """The outputs of the groups of a batch, each output in its row: (batch, views, D)."""
+    """The outputs of the groups of a batch, each output in its own row: (batch, views, D)."""
     order = np.argsort(np.concatenate([rows for rows, _ in groups]))
     outputs: NDArray[np.float32] = np.concatenate([outputs.cpu().numpy() for _, outputs in groups])
     return outputs[order].reshape(-1, views, outputs.shape[1])
@@ -126,7 +126,7 @@ def _in_rows(groups: list[tuple[list[int], Tensor]], views: int) -> NDArray[np.f
 def _by_openvino(
     net: Photos, photos: Sequence[images.Source], views: images.Views, batch_size: int, precision: str
 ) -> Iterator[NDArray[np.float32]]:
-    """One photo a core at a time: as fast as batches, and no core waits for another one."""
+    """One photo per core at a time: as fast as batches, and no core waits for another one."""
     net = net.cpu()
     if views.fixed:
         networks = {size: openvino(net, size, precision) for size in views.sizes}
@@ -148,10 +148,10 @@ def openvino(
 ) -> Callable[[NDArray[np.uint8]], NDArray[np.float32]]:
     """`net` compiled by OpenVINO: from a photo, uint8 (size, size, 3), to its output, float32 (D,).
 
-    Where its size is not `fixed`, a photo has any height and width. The function may be called in several
-    threads at a time. The last ones, of a `net` at several scales say, are kept with the weights that it had,
-    so that photos described one by one do not wait for it to be compiled again. Raises `InputError` where
-    the network does not convert.
+    If the size is not `fixed`, a photo may have any height and width. The function may be called in several
+    threads at a time. The last functions, such as those of one `net` at several scales, are kept with the
+    weights that it had, so that photos described one by one do not wait for it to be compiled again. Raises
+    `InputError` if the network does not convert.
     """
     # Its converter tells its maker that it was used unless this module is missing.
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]

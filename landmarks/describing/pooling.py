@@ -115,7 +115,7 @@ class Pooled(nn.Module):
         self.net, self.layer, self.pooling, self.name = net, layer, pooling, name
 
     def forward(self, photos: Tensor) -> Tensor:
-        """(N, D) of normalised photos (N, 3, H, W). Raises `InputError` where there is no feature map."""
+        """(N, D) of normalised photos (N, 3, H, W). Raises `InputError` if there is no feature map."""
         features = self._features(photos)
         if features.ndim != 4 or str(getattr(self.net, "output_fmt", "NCHW")).endswith("NHWC"):
             raise InputError(

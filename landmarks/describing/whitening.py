@@ -36,11 +36,11 @@ class Whitening:
 
 
 def learn_pca(vectors: Floats, dimensions: int, power: float = 1.0, parameter: str = "") -> Whitening:
-    """PCA whitening of `vectors` (N, D): row i of P is the axis i, over the variance along it to `power` / 2.
+    """PCA whitening of `vectors` (N, D): row i of P is axis i over the variance along it to `power` / 2.
 
-    `power` 1 whitens, 0 only rotates; in between it shrinks the effect, for the last variances are known
-    badly from few photos (Mukundan, Tolias, Bursuc, Jégou and Chum, IJCV 2019). Raises `InputError` naming
-    `parameter` where the vectors span fewer than `dimensions`, which is at most N - 1.
+    `power` 1 whitens, 0 only rotates; values in between shrink the effect, since few photos tell the last
+    variances badly (Mukundan, Tolias, Bursuc, Jégou and Chum, IJCV 2019). Raises `InputError` naming
+    `parameter` if the vectors span fewer than `dimensions`, which is at most N - 1.
     """
     mean = vectors.mean(axis=0, dtype=np.float64)
     spreads, axes = _axes(vectors - mean)
@@ -60,8 +60,8 @@ def learn_discriminative(
     (Mikolajczyk and Matas, ICCV 2007; Radenović, Tolias and Chum, TPAMI 2019). Where the photos are too few
     for C_S to have full rank, the vectors are first projected to the `dimensions` axes of their PCA, like
     faces by Belhumeur, Hespanha and Kriegman (TPAMI 1997; there to N less the number of classes). Raises
-    `InputError` naming `parameter` where even in these it has not, as where N less the number of classes is
-    below `dimensions`.
+    `InputError` naming `parameter` if C_S lacks full rank even there, as it does if N less the number of
+    classes is below `dimensions`.
     """
     mean = vectors.mean(axis=0, dtype=np.float64)
     centred = vectors - mean

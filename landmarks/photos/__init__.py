@@ -1,8 +1,8 @@
-"""The photos on disk: what is one, of which landmark, and which part of the split it belongs to.
+"""The photos on disk: which files are photos, of which landmark, and in which part of the split.
 
 For the stages `check`, `create_csv` and `split`. It reads `data/<dataset>/`, and writes `data/catalog.csv`,
-`data/near_copies.csv`, `data/rejected.csv`, `data/ground_truth.csv` and `data/splits/`. Others open photos by
-`images`, and read and write their tables by `catalog` and `ground_truth`.
+`data/near_copies.csv`, `data/rejected.csv`, `data/ground_truth.csv` and `data/splits/`. Other packages open
+photos by `images`, and read and write the tables by `catalog` and `ground_truth`.
 """
 
 import lazy_loader

@@ -1,4 +1,4 @@
-"""Photos proved whole, since decoders pass over most damage in silence, and their greys."""
+"""Proving that photos are whole, since decoders pass over most damage in silence; and the greys of photos."""
 
 import io
 import re
@@ -66,12 +66,12 @@ class Proved(NamedTuple):
 def prove(content: bytes, max_pixels: int) -> Proved:
     """Prove that the file of this `content` is a whole photo, which Pillow decodes.
 
-    A JPEG is whole where libjpeg-turbo decodes it without a warning, no scan is missing and it has no hole of
-    zeros; a PNG where its checksums are right; a WebP where its chunks fill it. Most changes among the pixels
-    of a WebP, a BMP or a TIFF, and most single bits in a JPEG, cannot be told (docs/photos.md).
+    A JPEG is whole if libjpeg-turbo decodes it without a warning, no scan is missing and it has no hole of
+    zeros; a PNG, if its checksums are right; a WebP, if its chunks fill it. Most changes among the pixels of
+    a WebP, a BMP or a TIFF, and most single bits in a JPEG, cannot be found (docs/photos.md).
 
-    Raises `ValueError` with the reason, without the path, as `images.decode` does where the file is not a
-    whole photo; also where it is a camera raw file.
+    Raises `ValueError` with the reason, without the path, as `images.decode` does, if the file is not a whole
+    photo or is a camera raw file.
     """
     if reason := _raw(content):
         raise ValueError(reason)

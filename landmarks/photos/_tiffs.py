@@ -30,7 +30,7 @@ WHITES = tuple((1 << bits) - 1 for bits in range(8, 17))
 
 
 def directory(file: BinaryIO, offset: int | None = None) -> ImageFileDirectory_v2 | None:
-    """The tags of the page at `offset` of the TIFF `file`, by default the first; None where there is none."""
+    """The tags of the page at `offset` of the TIFF `file`, by default the first; None if there is none."""
     file.seek(0)
     head = file.read(16)
     if head.startswith(BIG_BIG_ENDIAN):
@@ -45,10 +45,10 @@ def directory(file: BinaryIO, offset: int | None = None) -> ImageFileDirectory_v
 
 
 def preview(file: BinaryIO) -> str | None:
-    """Why the first page of the TIFF `file` is not its photo, as in most camera raw files; None where it is.
+    """Why the first page of the TIFF `file` is not its photo, as in most camera raw files; None if it is.
 
     That is told by the tags of DNG, by pages of samples as the sensor gave them, and by a page larger than
-    the first: one of its subpages, or the next page where the first is marked as of reduced resolution.
+    the first: one of its subpages, or the next page if the first is marked as of reduced resolution.
     """
     first = directory(file)
     if first is None:
@@ -108,10 +108,11 @@ def samples(tags: ImageFileDirectory_v2) -> str:
 def white(tags: Mapping[int, Any], largest: int) -> int:
     """The sample that is white (black, where white is zero) in a grey of 12 or 16 bits.
 
-    Cameras store 10, 12 or 14 bits in 16. MaxSampleValue says so where it is one less than a power of two;
-    any other is the `largest` sample, which is not to change how a photo is shown (TIFF 6.0, MaxSampleValue).
-    Where it does not, and no sample reaches a sixteenth of the white of 16 bits, so that the photo would be
-    all but black, it is taken to have as few bits as hold the `largest`, and at least 8.
+    Cameras store 10, 12 or 14 bits in 16. MaxSampleValue says so if it is one less than a power of two; any
+    other value is the `largest` sample, which must not change how a photo is shown (TIFF 6.0,
+    MaxSampleValue). If it does not say so, and no sample reaches a sixteenth of the white of 16 bits, the
+    photo would be nearly black. It is then taken to have as few bits as hold the `largest` sample, and at
+    least 8.
     """
     for told in (*tags.get(MAX_SAMPLE_VALUE, ()), *tags.get(S_MAX_SAMPLE_VALUE, ())):
         if told >= largest and told in WHITES:

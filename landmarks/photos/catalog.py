@@ -1,15 +1,16 @@
 """The catalog of a dataset: which photos there are, of which landmark, and which files are not photos."""
 
-import csv
 from collections.abc import Iterable, Sequence
+from itertools import repeat
+from math import isfinite
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from landmarks import tables
 from landmarks.errors import InputError
-from landmarks.files import replacing
 from landmarks.photos.images import Box, Crop, Source
 
 HEADER = ("image_path", "class_image")
@@ -52,26 +53,18 @@ class Near(NamedTuple):
     """The path of the most similar near-copy in another landmark, '' for none."""
 
 
-def write_rows(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Write a CSV file in UTF-8: `header`, then `rows`."""
-    with replacing(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(header)
-        writer.writerows(rows)
-
-
 def write_photos(path: Path, photos: Sequence[Photo]) -> None:
     """Write a file of photos, with the columns `BOX` where one of them has a box."""
     if any(photo.box for photo in photos):
-        write_rows(path, HEADER + BOX, ((*photo[:2], *box_columns(photo.box)) for photo in photos))
+        tables.write(path, HEADER + BOX, ((*photo[:2], *box_columns(photo.box)) for photo in photos))
     else:
-        write_rows(path, HEADER, (photo[:2] for photo in photos))
+        tables.write(path, HEADER, (photo[:2] for photo in photos))
 
 
 def write_catalog(path: Path, photos: Sequence[Photo], contents: Sequence[str]) -> None:
     """Write `data/catalog.csv`: `photos`, and the SHA-256 of each."""
     rows = ((*photo[:2], content) for photo, content in zip(photos, contents, strict=True))
-    write_rows(path, (*HEADER, CONTENT), rows)
+    tables.write(path, (*HEADER, CONTENT), rows)
 
 
 def read_catalog(path: Path) -> tuple[list[Photo], dict[str, str]]:
@@ -79,12 +72,11 @@ def read_catalog(path: Path) -> tuple[list[Photo], dict[str, str]]:
 
     Raises `InputError` as `read_photos` does.
     """
-    header, rows = read_rows(path, (*HEADER, CONTENT), HEADER)
-    for place, row in rows:
-        if len(row) != len(header) or not all(row):
-            raise InputError(f"{place}: {row} is not {', '.join(header)}")
-    photos = [Photo(row[0], row[1]) for _, row in rows]
-    return photos, {row[0]: row[2] for _, row in rows if len(row) > len(HEADER)}
+    header = (*HEADER, CONTENT)
+    table = tables.read(path, header, HEADER, filled=len(header))
+    paths = table["image_path"].tolist()
+    photos = list(map(Photo, paths, table["class_image"].tolist()))
+    return photos, dict(zip(paths, table[CONTENT], strict=True)) if CONTENT in table else {}
 
 
 def read_groups(path: Path) -> dict[str, str]:
@@ -92,12 +84,9 @@ def read_groups(path: Path) -> dict[str, str]:
 
     Raises `InputError` where it is not such a file.
     """
-    header, rows = read_rows(path, Near._fields)
-    for place, row in rows:
-        if len(row) != len(header):
-            raise InputError(f"{place}: {row} is not {', '.join(header)}")
-    near = [Near(*row) for _, row in rows]
-    return {photo.image_path: photo.group for photo in near if photo.group}
+    table = tables.read(path, Near._fields)
+    grouped = table[table["group"] != ""]
+    return dict(zip(grouped["image_path"], grouped["group"], strict=True))
 
 
 def read_photos(path: Path) -> list[Photo]:
@@ -106,26 +95,13 @@ def read_photos(path: Path) -> list[Photo]:
     Raises `InputError` where the file is missing, not UTF-8, its columns are not `HEADER`, with or
     without `BOX`, or a box is not four numbers or empty.
     """
-    header, rows = read_rows(path, HEADER, HEADER + BOX)
-    for place, row in rows:
-        if len(row) != len(header) or not all(row[:2]):
-            raise InputError(f"{place}: {row} is not an image path and a class")
-    return [Photo(row[0], row[1], parse_box(row[2:], place)) for place, row in rows]
-
-
-def read_rows(path: Path, *headers: Sequence[str]) -> tuple[tuple[str, ...], list[tuple[str, list[str]]]]:
-    """The header of a CSV file, which is one of `headers`, and its rows, each with its place for errors."""
-    try:
-        with path.open(encoding="utf-8", newline="") as file:
-            header, *rows = list(csv.reader(file)) or [[]]
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file; `dvc repro` makes it") from None
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"{path}: not a CSV file in UTF-8 ({error})") from None
-    if tuple(header) not in [tuple(expected) for expected in headers]:
-        allowed = " or ".join(repr(",".join(expected)) for expected in headers)
-        raise InputError(f"{path}: the header is {','.join(header)!r}, expected {allowed}")
-    return tuple(header), [(f"{path}, row {number}", row) for number, row in enumerate(rows, 2)]
+    wrong = "{row} is not an image path and a class"
+    table = tables.read(path, HEADER, HEADER + BOX, filled=len(HEADER), wrong=wrong)
+    boxes: Iterable[Box | None] = repeat(None)
+    if len(table.columns) > len(HEADER):
+        corners = table[list(BOX)].itertuples(name=None)
+        boxes = (parse_box(values, f"{path}, row {number}") for number, *values in corners)
+    return list(map(Photo, table["image_path"].tolist(), table["class_image"].tolist(), boxes))
 
 
 def parse_box(values: Sequence[str], place: str) -> Box | None:
@@ -134,7 +110,7 @@ def parse_box(values: Sequence[str], place: str) -> Box | None:
         return None
     try:
         x1, y1, x2, y2 = map(float, values)
-        whole = np.isfinite([x1, y1, x2, y2]).all() and x1 < x2 and y1 < y2
+        whole = all(map(isfinite, (x1, y1, x2, y2))) and x1 < x2 and y1 < y2
     except ValueError:
         whole = False
     if not whole:

@@ -1,4 +1,4 @@
-"""The published photo sets: download, prove whole, unpack, sort by landmark."""
+"""The published photo sets: download them, prove them whole, unpack them, and sort them by landmark."""
 
 import gzip
 import http.client
@@ -74,7 +74,7 @@ def is_url(source: str) -> bool:
 def chosen(published: Sequence[str], given: Sequence[str]) -> list[str]:
     """The sources, URLs or paths, to read: a `given` one takes the place of the `published` one of its name.
 
-    Where a given one has none of these names, the given ones take the place of all.
+    If a given one has none of these names, the given ones take the place of all.
     """
     by_name = {source.rpartition("/")[2]: source for source in published}
     names = {source.rpartition("/")[2]: source for source in given}
@@ -104,9 +104,9 @@ def read_from(source: str, folder: Path, read: Callable[[Path], Result]) -> Resu
 def download(url: str, path: Path) -> None:
     """Download `url` to `path`, which is whole or absent.
 
-    What has come is kept beside it as `.part`, with `.tag` to know the file again, and a later call asks for
-    the rest only (RFC 9110, section 14). Raises `InputError` where the server has no such file, the
-    connection breaks `TRIES` times in a row without a byte, or the disk is full.
+    What has come is kept beside it as `.part`, with `.tag` to recognise the file, and a later call asks only
+    for the rest (RFC 9110, section 14). Raises `InputError` if the server has no such file, the connection
+    breaks `TRIES` times in a row without a byte, or the disk is full.
     """
     part, tag = (path.with_name(path.name + ending) for ending in (".part", ".tag"))
     failures = 0
@@ -201,7 +201,7 @@ class Archive(NamedTuple):
 def proved(path: Path) -> Archive:
     """Read the archive at `path` to its end, where gzip keeps a checksum of all that was packed.
 
-    Raises `InputError` where it is not whole, or something in it is neither a file nor a folder, or would lie
+    Raises `InputError` if it is not whole, or something in it is neither a file nor a folder, or would lie
     outside the folder that it is unpacked in.
     """
     photos, size = [], 0
@@ -226,7 +226,7 @@ def proved(path: Path) -> Archive:
 def opened(path: Path) -> Iterator[tarfile.TarFile]:
     """The .tgz at `path`, to be read once from its beginning to its end, where it has proved to be whole.
 
-    Raises `InputError` where it is not.
+    Raises `InputError` if it is not.
     """
     if not path.is_file():
         raise InputError(f"{path}: no such file")
@@ -241,7 +241,7 @@ def opened(path: Path) -> Iterator[tarfile.TarFile]:
 
 
 def fetch(sources: Sequence[str], images: Path, downloads: Path) -> list[str]:
-    """Unpack the photos of the archives `sources`, URLs or paths, into a folder per landmark below `images`.
+    """Unpack the photos of the archives `sources`, URLs or paths, to one folder per landmark below `images`.
 
     All archives are downloaded into `downloads` and proved whole before anything is unpacked, and `images` is
     whole or absent. Returns the names of the photos. Raises `InputError` as `download` and `proved` do, and

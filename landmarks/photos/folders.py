@@ -40,7 +40,7 @@ PASSED_OVER_SUFFIXES = (".tmp", ".partial")
 NAMED = 20
 """How many obstacles are named."""
 TOLD = 8
-"""How many names of what is left out are told, but for those of whole landmark folders."""
+"""How many names of what is left out are told, besides those of whole landmark folders."""
 EXPECTED = "expected one folder of photos per landmark, as in {}/<landmark>/photo.jpg"
 NOT_ASCII = (
     "a path with other letters than ASCII, below which DVC runs no copies: `dvc exp run --temp` fails and "
@@ -111,7 +111,7 @@ class Checked:
         return f"{self.images}: {held}, {way}"
 
     def named(self) -> list[str]:
-        """A line for each of the first obstacles, and how many more there are."""
+        """One line for each of the first obstacles, and how many more there are."""
         lines = [f"{path}: {reason}" for path, reason in islice(self.obstacles.items(), NAMED)]
         more = len(self.obstacles) - len(lines)
         return lines + [f"and {more} more"] * bool(more)
@@ -162,8 +162,8 @@ def of_root() -> list[str]:
 def photo_files(images: Path) -> list[Path]:
     """The files below `images` that may be photos, by path; the log says what else was left out.
 
-    Raises `InputError` where `images` is missing or holds no landmark folder, and where a folder in it is a
-    link or cannot be read.
+    Raises `InputError` if `images` is missing or holds no landmark folder, or if a folder in it is a link or
+    cannot be read.
     """
     found = survey(images)
     if found.closed and images.is_dir():
@@ -300,11 +300,11 @@ def _count(number: int, thing: str) -> str:
 
 
 def alike(counts: Mapping[str, int]) -> list[list[str]]:
-    """Groups of the names in `counts` that plainly are one name; in each the highest count is first.
+    """Groups of the names in `counts` that are plainly the same; in each group the highest count is first.
 
-    They differ in capitals, in white space, in characters that are not seen, or in how Unicode writes the
-    same characters (composed or not, full-width or not). Letters, accents, hyphens and underscores tell names
-    apart. Of equal counts the name that is first by code point is first.
+    They differ only in capitals, in white space, in invisible characters, or in how Unicode writes the same
+    characters (composed or not, full-width or not). Letters, accents, hyphens and underscores tell names
+    apart. Among equal counts, the name that is first by code point comes first.
     """
     groups: dict[str, list[str]] = {}
     for name in sorted(counts, key=lambda name: (-counts[name], name)):

@@ -17,9 +17,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from landmarks import tables
 from landmarks.errors import InputError
 from landmarks.photos import fetching, images
-from landmarks.photos.catalog import BOX, Photo, box_columns, parse_box, read_rows, write_rows
+from landmarks.photos.catalog import BOX, Photo, box_columns, parse_box
 from landmarks.photos.images import Box
 
 HEADER = ("query_path", *BOX, "image_path", "relevance")
@@ -50,10 +51,9 @@ def read(path: Path) -> GroundTruth:
     """
     truth: GroundTruth = {}
     grades: set[str] = set()
-    _, rows = read_rows(path, HEADER)
-    for place, row in rows:
-        if len(row) != len(HEADER):
-            raise InputError(f"{place}: has {len(row)} columns, expected {len(HEADER)}")
+    table = tables.read(path, HEADER, wrong="has {count} columns, expected {columns}")
+    for number, *row in table.itertuples(name=None):
+        place = f"{path}, row {number}"
         query_path, *box, image_path, grade = row
         if not query_path or not image_path:
             raise InputError(f"{place}: {row} names no query or no image")
@@ -70,7 +70,7 @@ def read(path: Path) -> GroundTruth:
 
 def write(path: Path, truth: GroundTruth) -> None:
     """Write `ground_truth.csv`, sorted by query and photo."""
-    write_rows(
+    tables.write(
         path,
         HEADER,
         (

@@ -22,8 +22,8 @@ from landmarks.errors import InputError
 from landmarks.photos import _tiffs
 
 SPARE = 3
-"""Times as many pixels a side as are shown are decoded at least, of photos that have them. The least cosine
-of a descriptor to that of the photo decoded whole is then above 0.999; with 2 it is 0.995
+"""A side is decoded to at least this many times the pixels that are shown, if the photo has them. The least
+cosine of a descriptor to that of the photo decoded whole is then above 0.999; with 2 it is 0.995
 (docs/benchmarks.md)."""
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF")
@@ -68,11 +68,11 @@ Result = TypeVar("Result")
 def decode(source: Stored, at_least: int | None = None) -> Image.Image:
     """The first frame of the photo `source`, in whatever mode it is stored, decoded to the last pixel.
 
-    Where a JPEG's sides stay `at_least` that long it is decoded at 1/2, 1/4 or 1/8 of its size, which
-    costs a fraction of the time.
+    A JPEG whose sides stay `at_least` that long is decoded at 1/2, 1/4 or 1/8 of its size, which costs a
+    fraction of the time.
 
     The format is told by the content, not by the name. Raises `ValueError` with the reason, without
-    the path, where the file is not a photo in one of `FORMATS` that Pillow decodes.
+    the path, if the file is not a photo in one of `FORMATS` that Pillow decodes.
     """
     with opened(source) as image:
         if at_least:
@@ -104,7 +104,7 @@ def _extent(image: Image.Image) -> tuple[int, int]:
 def opened(source: Stored, max_pixels: int | None = None) -> Iterator[Image.Image]:
     """Open the photo `source`, its header read; raises `ValueError` as `decode` does, until it is closed.
 
-    Raises it, too, where the photo has over `max_pixels` pixels.
+    Raises it, too, if the photo has over `max_pixels` pixels.
     """
     with _file(source) as file:
         try:
@@ -120,7 +120,7 @@ def opened(source: Stored, max_pixels: int | None = None) -> Iterator[Image.Imag
 
 
 def stored(path: Path) -> bytes:
-    """The content of the file `path`, or its first bytes where they tell that it is no photo.
+    """The content of the file `path`, or only its first bytes if they tell that it is not a photo.
 
     A film among the photos may be larger than the memory. Raises `ValueError` as `decode` does.
     """
@@ -179,7 +179,7 @@ def read(source: Source, at_least: int | None = None) -> Image.Image:
 
     Greys of more than 8 bits are scaled to 8 (16 bits by `_tiffs.white`, floating point by the largest
     value); transparent pixels show white. The box of a `Crop` is rounded to whole pixels and clipped to the
-    photo. Raises `InputError` naming the file where it does not decode, or the box is empty.
+    photo. Raises `InputError` naming the file if it does not decode, or the box is empty.
     """
     if isinstance(source, Crop):
         # Decoded whole: the box is in its pixels, and what is cut out may be small.
@@ -224,7 +224,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 
 def upright(image: Image.Image) -> Image.Transpose | None:
-    """What turns `image` upright by its EXIF orientation; None where there is none or the block is broken.
+    """What turns `image` upright by its EXIF orientation; None if there is none or the block is broken.
 
     `ImageOps.exif_transpose` also writes the whole block anew, which any odd entry in it makes fail.
     """
@@ -239,12 +239,12 @@ class Views:
     """How a photo is shown to a network."""
 
     size: int
-    """Pixels of a side, which one depends on `resize`."""
+    """Pixels of one side; which side depends on `resize`."""
     resize: str = "stretch"
     """As in `fitted`."""
     fill: tuple[int, int, int] = (0, 0, 0)
     scales: tuple[float, ...] = (1.0,)
-    """Of `size`, a view each."""
+    """Of `size`, with one view for each."""
     flip: bool = False
     """Whether each view is also shown mirrored."""
 
@@ -273,9 +273,9 @@ class Views:
 def fitted(image: Image.Image, size: int, resize: str, fill: tuple[int, int, int] = (0, 0, 0)) -> Image.Image:
     """`image` resized by `resize`.
 
-    `stretch`: the whole of it, stretched to `size` x `size`. `crop`: the largest square in its middle, to
-    that size. `pad`: its longest side to `size`, in the middle of a square of the colour `fill`. `keep`: its
-    longest side to `size`, its aspect kept.
+    `stretch`: the whole of it, stretched to `size` x `size`. `crop`: the largest square in its middle,
+    resized to that size. `pad`: its longest side resized to `size`, in the middle of a square of the colour
+    `fill`. `keep`: its longest side resized to `size`, its aspect ratio kept.
     """
     if resize == "stretch":
         return image.resize((size, size), Image.Resampling.BILINEAR)
@@ -300,10 +300,10 @@ def fitted(image: Image.Image, size: int, resize: str, fill: tuple[int, int, int
 def in_order(
     function: Callable[[Item], Result], items: Iterable[Item], workers: int | None = None
 ) -> Iterator[Result]:
-    """Map `function` over `items` in threads, results in the order of the items.
+    """Map `function` over `items` in threads, with the results in the order of the items.
 
     At most four results per worker wait to be taken, so memory does not grow with the items.
-    `workers`: threads, by default one a core.
+    `workers`: threads, by default one per core.
     """
     workers = workers or CORES
     rest = iter(items)

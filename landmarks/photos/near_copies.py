@@ -14,20 +14,20 @@ from landmarks.cores import CORES
 from landmarks.photos.catalog import Near, Photo, numbered
 
 BITS = 8
-"""Two photos are near-copies where both of their hashes differ in so many of 64 bits at most. Saved again or
-resized, 748 real photos differed in 5 at most; photos of different things in as few as 8 of the first hash
-alone, but then in 33 of the second."""
+"""Two photos are near-copies if each of their hashes differs in at most so many of 64 bits. 748 real photos,
+saved again or resized, differed in 5 at most; photos of different things differed in as few as 8 bits of the
+first hash alone, but then in 33 of the second."""
 
 _TILE = 1024
 
 Hashes = NDArray[np.uint64]
-"""(N, 2): of each photo the hash of its frequencies and the hash of its mean brightness."""
+"""(N, 2): for each photo, the hash of its frequencies and the hash of its mean brightness."""
 
 
 def hashed(grey: NDArray[np.uint8]) -> tuple[int, int]:
     """The two 64-bit perceptual hashes of a photo, given as uint8 (32, 32), grey.
 
-    pHash, which low frequencies are stronger than their mean, and average hash, which of 8 x 8 parts are
+    pHash says which low frequencies are stronger than their mean, and average hash which of 8 x 8 parts are
     brighter than the whole (Zauner, Implementation and benchmarking of perceptual image hash functions,
     2010).
     """
@@ -36,10 +36,10 @@ def hashed(grey: NDArray[np.uint8]) -> tuple[int, int]:
 
 
 def clusters(hashes: Hashes, kinds: NDArray[np.intp] | None = None) -> NDArray[np.intp]:
-    """For each photo the lowest row of those that it is a near-copy of, directly or over others: (N,).
+    """For each photo, the lowest row of those that it is a near-copy of, directly or through others: (N,).
 
-    With `kinds` (N,), only photos of one kind are near-copies. All pairs are compared, some thousand million
-    a second and core.
+    With `kinds` (N,), only photos of the same kind are near-copies. All pairs are compared, some thousand
+    million per second and core.
     """
     apart = np.zeros(len(hashes), np.uint64) if kinds is None else kinds.astype(np.uint64)
     # Any number of photos may be alike to the bit, as blank ones are; each pair of these would be joined.
@@ -158,7 +158,7 @@ def _join_all(others: Any, roots: Any) -> None:
 def _find_elsewhere(hashes: Any, of_landmark: Any, rows: Any, elsewhere: Any) -> None:
     """Write to int64 `elsewhere` (N,) which of `rows` is the nearest near-copy of each in another landmark.
 
-    The first of equally near ones; where there is none it stays as it is.
+    Of equally near ones it is the first; where there is none, `elsewhere` stays as it is.
     """
     columns = hashes.T
     for row in rows:

@@ -1,4 +1,4 @@
-"""Telling the photos of a dataset from its other files: damaged ones, copies and what is none."""
+"""Telling the photos of a dataset from its other files: damaged photos, copies and what is no photo."""
 
 import hashlib
 from collections import Counter
@@ -20,7 +20,7 @@ from landmarks.photos.near_copies import Hashes
 from landmarks.progress import tqdm
 
 AT_ONCE = 8
-"""Files for a thread to check at a time: to hand over small ones singly takes as long as to check them."""
+"""Files for a thread to check at a time: handing over small ones singly takes as long as checking them."""
 
 SMALL = 8 << 10
 """Bytes of a photo of some 160 x 120 pixels, 50,000 of which one thread checks a sixth faster than two."""
@@ -32,19 +32,19 @@ class Scan(NamedTuple):
     photos: list[Photo]
     rejected: list[Rejected]
     contents: list[str]
-    """Of each photo the SHA-256 of its file, hexadecimal."""
+    """For each photo, the SHA-256 of its file, hexadecimal."""
     hashes: Hashes
-    """Of each photo, uint64 (N, 2)."""
+    """For each photo, uint64 (N, 2)."""
     labels: NDArray[np.intp]
-    """Of each photo what `near_copies.clusters` says, copies included: (N,)."""
+    """For each photo, what `near_copies.clusters` says, copies included: (N,)."""
 
 
 def scan(images: Path, max_pixels: int, keep_copies: bool = False) -> Scan:
     """Sort every file below `images` into photos and rejected files.
 
     Each photo is proved to be whole. What is hidden or made by a system is left out. Of photos that are the
-    same byte for byte, or upright pixel for pixel, the first one by path stays, unless `keep_copies`. Raises
-    `InputError` where `images` is missing, holds no class folder, a linked folder or no usable photo.
+    same byte for byte, or upright pixel for pixel, only the first by path stays, unless `keep_copies`. Raises
+    `InputError` if `images` is missing, or holds no class folder, a linked folder or no usable photo.
     """
     files = photo_files(images)
     some = (files[start : start + AT_ONCE] for start in range(0, len(files), AT_ONCE))
@@ -100,7 +100,7 @@ class _Whole(NamedTuple):
 
 
 def _same_pixels(whole: Mapping[Path, _Whole], labels: NDArray[np.intp]) -> dict[Path, Path]:
-    """For each photo with the pixels of one before it, the first of these."""
+    """For each photo that has the same pixels as one before it, the first of those."""
     paths = list(whole)
     candidates: list[Path] = []
     for rows in near_copies.alike(labels):

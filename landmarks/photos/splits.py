@@ -15,7 +15,7 @@ from landmarks.photos.ground_truth import GroundTruth, in_order
 
 PARTS = ("train", "val", "test", "index")
 FIRST_SERVED = ("index", "test", "train", "val")
-"""A landmark that is too small for the shares gives a photo to each of these that has one, in this order."""
+"""A landmark too small for the shares gives one photo to each of these that has a share, in this order."""
 
 _LISTED = 20
 
@@ -31,14 +31,14 @@ def split(
 ) -> dict[str, list[Photo]]:
     """Put every photo into exactly one of `PARTS`, each landmark by `counts` of the same `fractions`.
 
-    A photo has a place in its landmark by a hash of `seed`, landmark and content (that of its path in
-    `contents`, by default the path itself), and the parts are cut from that order. So names and order of the
-    photos do not matter, and a photo more or less moves none of another landmark and few of its own: four at
-    most, in each of some 1,500 shares that were tried, where there are no near-copies.
+    The photos of a landmark are ordered by a hash of `seed`, landmark and content (that of its path in
+    `contents`, by default the path itself), and the parts are cut from that order. So the names and the order
+    of the photos do not matter. One photo more or less moves no photo of another landmark, and few of its
+    own: four at most with each of some 1,500 shares that were tried, if there are no near-copies.
 
     `groups` names the group of near-copies that a path belongs to, if any. A group has one place, by the
-    first of its contents, and stays in one part, so `counts` are met to within one group. One of more than
-    half of its landmark is taken apart, with a warning. Landmarks too small for the shares are logged.
+    first of its contents, and stays in one part, so `counts` are met to within one group. A group of more
+    than half of its landmark is taken apart, with a warning. Landmarks too small for the shares are logged.
     """
     small: list[tuple[object, ...]] = []
 
@@ -73,12 +73,12 @@ def by_ground_truth(
     contents: Mapping[str, str] | None = None,
     groups: Mapping[str, str] | None = None,
 ) -> dict[str, list[Photo]]:
-    """Make `test` of the queries of `truth`, with their boxes, and `index` of all other photos.
+    """Make `test` from the queries of `truth`, with their boxes, and `index` from all other photos.
 
-    With `queries_in_index` the index has all `photos`. `train` and `val` are drawn from the photos that are
-    no queries nor, by `groups`, near-copies of one, `fractions` of each class as in `split`, and are in the
-    index too: what is learned from them is meant to search it. Raises `InputError` where there are no
-    queries, or no other photos.
+    With `queries_in_index`, the index has all `photos`. `train` and `val` are drawn from the photos that are
+    neither queries nor, by `groups`, near-copies of one: `fractions` of each class, as in `split`. They are
+    in the index, too, since what is learned from them is meant to search it. Raises `InputError` if there are
+    no queries, or no other photos.
     """
     classes = {photo.image_path: photo.class_image for photo in photos}
     test = [
@@ -105,8 +105,8 @@ def by_ground_truth(
 def counts(total: int, fractions: Mapping[str, float]) -> dict[str, int]:
     """How many of the `total` photos of a landmark each part gets.
 
-    Its share, rounded by largest remainder. Where that gives the index or the queries none of what they have
-    a share in, the parts of `FIRST_SERVED` get a photo each, and the rest go where most is missing.
+    Its share, rounded by the largest remainder. If that gives no photo to the index or the queries although
+    they have a share, the parts of `FIRST_SERVED` get one photo each, and the rest go where most is missing.
     """
     given = _shares(total, fractions)
     if _enough(given, fractions):
@@ -138,7 +138,7 @@ def apportion(total: int, fractions: Sequence[float]) -> list[int]:
 
 
 def _line(fractions: Mapping[str, float]) -> tuple[str, ...]:
-    """The order in which the parts are cut, so that a photo more moves at most four others if it may be.
+    """The order in which the parts are cut, so that one photo more moves at most four others where possible.
 
     Largest remainders are not monotone: a part may lose a photo when the landmark gains one. Whether that
     shifts its neighbours too depends on who they are.
@@ -203,7 +203,7 @@ def _ordered(
     groups: Mapping[str, str],
     apart: list[str],
 ) -> list[list[Photo]]:
-    """The groups of a landmark as the parts are cut from them, in order; `apart` gets what is taken apart."""
+    """The groups of a landmark in the order in which parts are cut; `apart` gets what is taken apart."""
     together = defaultdict(list)
     for photo in members:
         together[groups.get(photo.image_path, photo.image_path)].append(photo)

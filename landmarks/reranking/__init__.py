@@ -1,7 +1,7 @@
-"""Methods that give the results of a search another order, and chains of them: a file a method.
+"""Methods that give the results of a search another order, one file per method, and chains of methods.
 
 For the stage `rerank`. It reads `rankings/retrieved.h5` and the features, and writes `rankings/reranked.h5`.
-Others use `Reranker`, and `geometric` for the matches that they draw.
+Other packages use `Reranker`, and `geometric` for the matches that they draw.
 """
 
 import lazy_loader

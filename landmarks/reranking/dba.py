@@ -18,14 +18,14 @@ def augmented(
     """The index (N, D) with each row replaced by what `expanded` makes of it and its `neighbours`.
 
     Turcot and Lowe, "Better matching with fewer features: the selection of useful features in large
-    database recognition problems", ICCV Workshops 2009, merge the features of photos that match; Gordo,
+    database recognition problems", ICCV Workshops 2009, merge the features of photos that match. Gordo,
     Almazán, Revaud and Larlus, "End-to-end learning of deep visual representations for image retrieval",
-    IJCV 2017, add up whole descriptors, as here, but weigh them by rank; the cosine to a power is that of
-    their later program (naver/deep-image-retrieval). alpha = 0 weighs all alike.
+    IJCV 2017, add up whole descriptors, as here, but weight them by rank; the cosine to a power is that of
+    their later program (naver/deep-image-retrieval). alpha = 0 weights all alike.
 
-    The neighbours are the nearest by `distance`; `norm` is that of `expanded`, `zeros_last` that of
-    `top_k`. Cost is quadratic in N, since the whole index is searched for each row; memory is a block,
-    for the result lies in an unnamed temporary file. Raises `InputError` where the disk is full.
+    The neighbours are the nearest by `distance`; `norm` is that of `expanded`, and `zeros_last` that of
+    `top_k`. Cost is quadratic in N, since the whole index is searched for each row. Memory is one block,
+    since the result lies in an unnamed temporary file. Raises `InputError` if the disk is full.
     """
     parts = neighbourhoods(index, distance, neighbours, zeros_last, "augmenting the index")
     with explained(Path(tempfile.gettempdir())), tempfile.TemporaryFile() as file:

@@ -39,15 +39,15 @@ def graph(index: Rows, distance: str, neighbours: int, gamma: float, zeros_last:
 def reached(
     affinity: csr_array, rows: NDArray[np.integer[Any]], seeds: NDArray[np.float64], alpha: float
 ) -> NDArray[np.float64]:
-    """How much of the query reaches each of `rows` (n,) of the index: (n,), the higher the nearer.
+    """How much of the query reaches each of the `rows` (n,) of the index: (n,), the higher the nearer.
 
     Iscen et al., CVPR 2017: f = (I - alpha S)^-1 y by conjugate gradients, S = D^-1/2 A D^-1/2, where
     A is the `affinity` among `rows` alone (the paper's truncation, which Yang, Hinami, Matsui, Ly and
     Satoh, "Efficient image retrieval via decoupling diffusion into online and offline processing", AAAI
     2019, call early) and D the sums of its rows. `seeds` (n,): y, s(x, q) of the neighbours x of the query,
-    0 elsewhere. The factor 1 - alpha, which orders nothing, is left out. The paper truncates large indexes
-    of regions only, to 10,000, and stops after 20 iterations; here the rows are the shortlist and the system
-    is solved.
+    0 elsewhere. The factor 1 - alpha, which does not change the order, is left out. The paper truncates only
+    large indexes of regions, to 10,000, and stops after 20 iterations; here the rows are the shortlist, and
+    the system is solved.
     """
     among = affinity[rows][:, rows]
     degrees = np.asarray(among.sum(axis=1))

@@ -1,4 +1,4 @@
-"""`geometric`: results come first that show what the query shows, from another side."""
+"""`geometric`: results that show what the query shows, perhaps from another side, come first."""
 
 import threading
 from collections.abc import Iterable, Iterator, Sequence
@@ -61,10 +61,10 @@ def inliers(query: Local, other: Local, options: Geometric) -> NDArray[np.intp]:
     """The features (n, 2) of `query` and `other` that match and agree on one transformation.
 
     Philbin, Chum, Isard, Sivic and Zisserman, "Object retrieval with large vocabularies and fast spatial
-    matching", CVPR 2007, so verify results by locally optimised RANSAC. There each pair of equal visual words
-    proposes an affinity by the shapes of its regions. Here the candidates are the matches of Lowe's ratio
-    test (IJCV 2004), several of them make a proposal, and what is fitted is a homography (MSAC with local
-    optimisation, OpenCV's USAC) or an affinity (RANSAC).
+    matching", CVPR 2007, verify results by locally optimised RANSAC in this way. There, each pair of equal
+    visual words proposes an affinity by the shapes of its regions. Here, the candidates are the matches of
+    Lowe's ratio test (IJCV 2004), several of them make a proposal, and a homography (MSAC with local
+    optimisation, OpenCV's USAC) or an affinity (RANSAC) is fitted.
     """
     pairs = matches(query, other, options)
     if len(pairs) < max(options.min_inliers, 4):
@@ -114,9 +114,9 @@ def verified(
 ) -> Iterator[NDArray[np.intp]]:
     """How many inliers each result has with its query, (n,) for each of the `tasks`, a query and n results.
 
-    `workers`: threads, by default one a core. The features of the next query are found while the results
+    `workers`: threads, by default one per core. The features of the next query are found while the results
     of one are compared; those of `CACHED_PHOTOS` results are kept for the next queries. Raises `InputError`
-    where a photo does not decode.
+    if a photo does not decode.
     """
     with ThreadPoolExecutor(workers or CORES) as pool:
 
@@ -140,7 +140,7 @@ _alone = threading.Lock()
 
 @contextmanager
 def one_thread_each() -> Iterator[None]:
-    """Keep OpenCV and BLAS to the thread that calls them, where there is one a core already.
+    """Keep OpenCV and BLAS to the thread that calls them, where there is one per core already.
 
     These are settings of the whole process, so who comes second waits.
     """

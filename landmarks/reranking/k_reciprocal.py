@@ -1,4 +1,4 @@
-"""`k_reciprocal`: results are near that share their mutual neighbours with the query."""
+"""`k_reciprocal`: results that share their mutual neighbours with the query are near."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,10 +25,10 @@ def distances(
         d*(p,g)  = (1 - weight) d_J(p,g) + weight d(p,g)
 
     As in the authors' code, p counts among its own neighbours (besides k1 others, but as one of the k2), each
-    row of d is divided by its largest value, and each V_p by its sum. 2/3 is reached by equality, as in the
-    paper; their code wants more. d is the `distance`, L2 squared as in the paper. The paper's gallery is here
-    what was retrieved for one query, so memory is quadratic in n, whatever the index; other queries take no
-    part.
+    row of d is divided by its largest value, and each V_p by its sum. Exactly 2/3 is enough, as in the paper;
+    their code wants more. d is the `distance`, with L2 squared as in the paper. Here, the paper's gallery is
+    what was retrieved for one query, so memory is quadratic in n, whatever the index is; other queries take
+    no part.
     """
     items = np.vstack([query, results])
     found, nearest = top_k(items, items, distance, len(items))

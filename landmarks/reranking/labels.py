@@ -7,7 +7,7 @@ from landmarks.searching.rankings import NO_ROW, Block
 
 
 def winners(votes: NDArray[np.intp]) -> NDArray[np.intp]:
-    """The class with the most of the `votes` (Q, classes), of equal ones the lowest number; -1 for none."""
+    """The class with most of the `votes` (Q, classes), the lowest number among equal ones; -1 for none."""
     return np.where(votes.any(axis=1), votes.argmax(axis=1), -1)
 
 
@@ -24,7 +24,7 @@ def count_votes(block: Block, classes: NDArray[np.intp], depth: int) -> NDArray[
 
 
 def voted_first(block: Block, classes: NDArray[np.intp], voted: NDArray[np.intp]) -> Block:
-    """The photos of the class `voted` (Q,) first, the order otherwise kept in both parts.
+    """The photos of the class `voted` (Q,) first; within both parts the order is kept.
 
     >>> found = Block(np.array([[2, 0, 1]]), np.array([[0.1, 0.2, 0.3]]))
     >>> voted_first(found, classes=np.array([0, 0, 1]), voted=np.array([0])).rows

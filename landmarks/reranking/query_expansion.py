@@ -13,16 +13,16 @@ def expanded(
 
         (q + sum_i w_i x_i) / (1 + sum_i w_i),  w_i = max(cos(q, x_i), 0) ** alpha
 
-    With alpha = 0 all weigh alike: average query expansion, d_avg = (d_0 + sum_i d_i) / (m + 1), of Chum,
-    Philbin, Sivic, Isard and Zisserman, "Total recall: automatic query expansion with a generative
+    With alpha = 0 all have the same weight: average query expansion, d_avg = (d_0 + sum_i d_i) / (m + 1), of
+    Chum, Philbin, Sivic, Isard and Zisserman, "Total recall: automatic query expansion with a generative
     feature model for object retrieval", ICCV 2007; there the d_i are spatially verified, as with
     `geometric+aqe`. Otherwise alpha-weighted query expansion of Radenović, Tolias and Chum,
     "Fine-tuning CNN image retrieval with no human annotation", TPAMI 2019, where descriptors have
     unit L2 norm, so that their inner product is the cosine. That negative cosines, which whitened
     descriptors have, count as 0 is ours.
 
-    `there` (Q, n) is False where a neighbour is none, or none to be averaged. `norm`: 1 or 2 where
-    descriptors have unit L1 or L2 norm, which the average then gets too; None where they have none.
+    `there` (Q, n) is False where there is no neighbour, or none to be averaged. `norm`: 1 or 2 if
+    descriptors have unit L1 or L2 norm, which the average then gets, too; None if they have neither.
 
     >>> neighbours = np.array([[[0.6, 0.8], [0, 1]]], np.float32)  # of which the second has a cosine of 0
     >>> expanded(np.array([[1, 0]], np.float32), neighbours, np.ones((1, 2), bool), alpha=1, norm=None)

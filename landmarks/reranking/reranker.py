@@ -33,7 +33,7 @@ class Queries:
     """(Q, D)."""
     ranking: Block
     verified: NDArray[np.bool_] | None = None
-    """(Q, K): which results are known to show the same thing; None where no method has looked."""
+    """(Q, K): which results are known to show the same thing; None if no method has looked."""
 
 
 class Index:
@@ -185,8 +185,8 @@ def _reorder(
 ) -> Queries:
     """Sort the first `shortlist` results of each query by their `scores`, the lower the nearer.
 
-    Of equals the former comes first. The distance that a photo was found at stays beside it. What is
-    infinitely far keeps its place.
+    Equal ones keep their order. Each photo keeps the distance at which it was found. What is infinitely far
+    keeps its place.
     """
     rows, distances = queries.ranking.rows.copy(), queries.ranking.distances.copy()
     counts = np.isfinite(distances[:, :shortlist]).sum(axis=1)
@@ -224,7 +224,7 @@ class Reranker:
 
     `chain` is as in `chain.parse`, `distance` that of the rankings; paths of photos start at `root`.
     A query's own photo is left out where the index is searched anew, unless `keep_own`. Raises `InputError`
-    where the chain is not allowed, or a method is too costly for the index.
+    if the chain is not allowed, or a method is too costly for the index.
 
     >>> from landmarks import params
     >>> from landmarks.photos import Photo

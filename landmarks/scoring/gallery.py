@@ -33,7 +33,7 @@ class Tile:
 
 
 def contact_sheet(tiles: Sequence[Tile]) -> Image.Image:
-    """The tiles, `COLUMNS` a row, framed green where right, red where wrong and grey where neither."""
+    """The tiles, `COLUMNS` per row, framed green if right, red if wrong and grey if neither."""
     font = ImageFont.load_default(FONT_SIZE)
     width, height = TILE
     step = width + 2 * FRAME + GAP
@@ -62,9 +62,9 @@ def _small(source: Source) -> Image.Image:
 
 
 def match_sheet(query: Source, results: Sequence[Source], options: Geometric) -> Image.Image:
-    """The query and each of its results side by side, a row a result, with lines from inlier to inlier.
+    """The query and each of its results side by side, one row per result, with lines from inlier to inlier.
 
-    Of more than `LINES` inliers every second is drawn, every third, and so on.
+    If there are more than `LINES` inliers, only every second is drawn, or every third, and so on.
     """
     from landmarks.reranking.geometric import inliers, local_features  # loads OpenCV, which few runs need
 

@@ -42,7 +42,7 @@ def precision_at(relevant: Relevant, k: int) -> Scores:
 
 
 def recall_at(relevant: Relevant, k: int) -> Scores:
-    """Recall@k as in place recognition and metric learning: 1 where one of the first `k` is relevant."""
+    """Recall@k as in place recognition and metric learning: 1 if one of the first `k` is relevant."""
     return relevant[:, :k].any(axis=1).astype(float)
 
 
@@ -58,13 +58,13 @@ def reference_precision(relevant: Relevant) -> Scores:
 
 NEAREST = 10
 ROUNDING = 1e-5
-"""How far distances may differ, as a share of the larger one, and be one distance but for rounding."""
+"""How far distances may differ by rounding, as a share of the larger one, and still count as equal."""
 
 
 def tied(block: Block) -> NDArray[np.bool_]:
     """Whether the first `NEAREST` results, three at least, are equally far from their query: (Q,).
 
-    Their order is then that of the index, by path, and says nothing of the photos.
+    Their order is then that of the index, by path, and says nothing about the photos.
     """
     there = block.rows[:, :NEAREST] != NO_ROW
     distances = block.distances[:, :NEAREST].astype(float)
@@ -86,7 +86,7 @@ DRAWN_AT_ONCE = 1 << 20
 def bootstrap(scores: Scores, resamples: int, level: float = 0.95, seed: int = 0) -> tuple[float, float]:
     """The percentile interval of the mean of `scores` (Q,), NaN left out, over resampled queries.
 
-    As many queries as there are, drawn with replacement, `resamples` times; the interval holds the
+    As many queries as there are, are drawn with replacement, `resamples` times; the interval holds the
     middle `level` of their means. See Efron and Tibshirani, An Introduction to the Bootstrap, 1993,
     chapter 13. It says how much the mean would vary with other queries, the index being the same.
     """
@@ -128,16 +128,16 @@ NO_CLASS = "(none)"
 
 @dataclass(frozen=True)
 class Report:
-    """The scores of all queries; the arrays have one value a query.
+    """The scores of all queries; the arrays have one value per query.
 
-    `average_precision` is NaN, the other figures 0, where the index has no photo of the class.
+    If the index has no photo of the class, `average_precision` is NaN and the other figures are 0.
     """
 
     classes: list[str]
     predicted: list[str]
     """`NO_CLASS` where the query resembles no landmark."""
     right: Scores
-    """1 where the predicted class is the query's, or is none and the index has none of its class."""
+    """1 if the predicted class is the query's, or if it is none and the index has none of that class."""
     average_precision: Scores
     reference_precision: Scores
     precision_at_1: Scores
@@ -158,7 +158,7 @@ class Report:
     def metrics(self, resamples: int) -> dict[str, float | int]:
         """The figures of `reports/metrics.json`; the interval of map by `resamples`, 0 for none.
 
-        Raises `InputError` where nothing can be scored.
+        Raises `InputError` if nothing can be scored.
         """
         if not self.positives:
             raise InputError(

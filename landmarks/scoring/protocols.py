@@ -46,7 +46,7 @@ def trapezoid_average_precision(relevant: Relevant, positives: NDArray[np.intp])
     AP = sum over the ranks j of (r(j) - r(j-1)) (p(j-1) + p(j)) / 2, with p(j) the precision and r(j) the
     recall of the first j results, p(0) = 1 and r(0) = 0. That is `compute_ap` of Oxford5k (Philbin et al.,
     CVPR 2007) and of the revisited datasets (Radenović et al., CVPR 2018). Recall is of `positives` (Q,),
-    all there are to be found, so a ranking that was cut short is not flattered. NaN where there are none.
+    all that can be found, so a ranking that was cut short is not flattered. NaN where there are none.
     """
     precisions = relevant.cumsum(axis=1) / np.arange(1, relevant.shape[1] + 1)
     before = np.hstack([np.ones((len(relevant), 1)), precisions[:, :-1]])
@@ -58,8 +58,8 @@ def trapezoid_average_precision(relevant: Relevant, positives: NDArray[np.intp])
 def precision_at(relevant: Relevant, positives: NDArray[np.intp], k: int) -> Scores:
     """Precision (Q,) of the first `k` results, or of those up to the last positive if that comes earlier.
 
-    The figure behind mP@k of Radenović et al., CVPR 2018; `relevant` is without junk. Where the ranking lacks
-    a positive, the last one comes later than its end, and `k` stays. NaN where there are no positives.
+    The figure behind mP@k of Radenović et al., CVPR 2018; `relevant` is without junk. If the ranking lacks a
+    positive, the last one comes after its end, and `k` stays. NaN where there are no positives.
     """
     last = relevant.shape[1] - relevant[:, ::-1].argmax(axis=1)
     cut = np.where(relevant.sum(axis=1) == positives, np.minimum(last, k), k)
@@ -87,7 +87,7 @@ class Judged(Report):
     """What counts for each query: grades by path."""
 
     def shows(self, query: int, image: Photo) -> bool | None:
-        """Whether `image` is a positive of the query in the main setup; None where it is junk."""
+        """Whether `image` is a positive of the query in the main setup; None if it is junk."""
         grade = self.grades[query].get(image.image_path, "")
         return None if grade in self.setup.junk else grade in self.setup.positives
 
@@ -110,9 +110,9 @@ def score(
 ) -> Report:
     """Score re-ranked `rankings` by `protocol`: `classes`, for which see `scoring`, or one of `PROTOCOLS`.
 
-    Of the photos that `truth` judges, the queries neither count as positives nor as junk, since they are not
-    in the index, unless `queries_in_index`. A query's own photo, found there, is junk where `truth` does not
-    grade it. Raises `InputError` where the grades are those of another protocol, or nothing is to be found.
+    Of the photos that `truth` judges, queries count neither as positives nor as junk, since they are not in
+    the index, unless `queries_in_index`. Then a query's own photo is junk if `truth` does not grade it.
+    Raises `InputError` if the grades are those of another protocol, or nothing is to be found.
     """
     report = measures.score(rankings, reject_above)
     if protocol == "classes":

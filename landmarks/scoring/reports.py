@@ -1,14 +1,13 @@
 """The evaluation as the pipeline left it in `reports/`, for people to look at."""
 
-import csv
-import io
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from landmarks import tables
 from landmarks.errors import InputError
 from landmarks.photos.catalog import Photo
 
@@ -17,6 +16,15 @@ CLASSES = Path("plots/classes.csv")
 CONFUSION = Path("plots/confusion.csv")
 CURVE = Path("plots/precision_recall.csv")
 RESULTS = Path("results.csv")
+HEADERS = {
+    CLASSES: ("class", "queries", "accuracy", "average_precision"),
+    CONFUSION: ("actual", "predicted"),
+    CURVE: ("recall", "precision"),
+    RESULTS: (
+        *("query_path", "query_class", "predicted_class"),
+        *("rank", "distance", "image_path", "class_image"),
+    ),
+}
 
 
 class Score(NamedTuple):
@@ -26,7 +34,7 @@ class Score(NamedTuple):
     queries: int
     accuracy: float
     average_precision: float | None
-    """None where the index has no photo of the landmark."""
+    """None if the index has no photo of the landmark."""
 
 
 class Confusion(NamedTuple):
@@ -93,35 +101,32 @@ def read(folder: Path) -> Evaluation:
             raise TypeError(f"{type(metrics).__name__} instead of an object")
         path = folder / CLASSES
         scores = [
-            Score(row["class"], int(row["queries"]), float(row["accuracy"]), _known(row["average_precision"]))
-            for row in _rows(path)
+            Score(name, int(queries), float(accuracy), _known(precision))
+            for name, queries, accuracy, precision in _rows(path, CLASSES)
         ]
         path = folder / CONFUSION
-        pairs = Counter((row["actual"], row["predicted"]) for row in _rows(path))
+        pairs = Counter((actual, predicted) for actual, predicted in _rows(path, CONFUSION))
         path = folder / CURVE
-        curve = [(float(row["recall"]), float(row["precision"])) for row in _rows(path)]
+        curve = [(float(recall), float(precision)) for recall, precision in _rows(path, CURVE)]
         path = folder / RESULTS
-        queries = _queries(_rows(path))
-    except (ValueError, KeyError, TypeError, csv.Error) as error:
+        found = _queries(_rows(path, RESULTS))
+    except (ValueError, TypeError) as error:
         raise InputError(f"{path}: not as `evaluate` writes it ({error}); run `dvc repro evaluate`") from None
     return Evaluation(
         metrics,
         scores,
         [Confusion(*pair, count) for pair, count in sorted(pairs.items())],
         curve,
-        queries,
+        found,
     )
 
 
-def _queries(rows: Sequence[Mapping[str, str]]) -> list[Query]:
+def _queries(rows: Iterable[Sequence[str]]) -> list[Query]:
     queries: dict[str, Query] = {}
-    for row in rows:
-        path = row["query_path"]
+    for path, of, predicted, rank, distance, image_path, class_image in rows:
         if path not in queries:
-            photo = Photo(path, row["query_class"])
-            queries[path] = Query(len(queries), photo, row["predicted_class"], [])
-        photo = Photo(row["image_path"], row["class_image"])
-        queries[path].found.append(Found(int(row["rank"]), float(row["distance"]), photo))
+            queries[path] = Query(len(queries), Photo(path, of), predicted, [])
+        queries[path].found.append(Found(int(rank), float(distance), Photo(image_path, class_image)))
     return list(queries.values())
 
 
@@ -129,8 +134,14 @@ def _known(number: str) -> float | None:
     return None if number == "nan" else float(number)
 
 
-def _rows(path: Path) -> list[dict[str, str]]:
-    return list(csv.DictReader(io.StringIO(_text(path), newline=""), strict=True))
+def _rows(path: Path, table: Path) -> Iterator[tuple[str, ...]]:
+    try:
+        rows = tables.read(path, HEADERS[table], made_by="dvc repro evaluate")
+    except InputError as error:
+        if not path.exists():
+            raise
+        raise ValueError(str(error).removeprefix(str(path)).lstrip(":, ")) from None
+    return rows.itertuples(index=False, name=None)
 
 
 def _text(path: Path) -> str:

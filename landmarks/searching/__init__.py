@@ -1,8 +1,8 @@
 """Descriptors on disk, and the nearest of them.
 
-For the stages `extract` and `retrieve`. It writes `features/index.h5` and `features/test.h5` by `features`,
-and `rankings/retrieved.h5` by `rankings`, which read them for all others. `top_k` searches arrays and open
-stores.
+For the stages `extract` and `retrieve`. `features` writes `features/index.h5` and `features/test.h5`, and
+`rankings` writes `rankings/retrieved.h5`; these two also read them for all other packages. `top_k` searches
+arrays and open stores.
 """
 
 import lazy_loader

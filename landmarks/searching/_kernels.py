@@ -1,7 +1,7 @@
 """The inner loops of search, compiled by Numba: distances in register tiles, and the nearest so far.
 
-A core does some 50 billion float operations a second on numbers in its registers, and gets a fraction of
-that from memory. So a tile of 4 queries and 4 rows is compared at once (8 numbers are loaded for 16
+A core does some 50 billion float operations per second on numbers in its registers, and a fraction of that
+on numbers from memory. So a tile of 4 queries and 4 rows is compared at once (8 numbers are loaded for 16
 differences), and `CHUNK` rows stay in the core's cache while all queries pass by.
 """
 

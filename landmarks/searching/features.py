@@ -47,7 +47,7 @@ def extract(
 
     Batches go to `<path>.partial` as they come, and a later call with the same photos, attributes and
     batch size goes on after the last whole batch. The store itself is written in one go at the end, so
-    its bytes do not depend on interruptions. Raises `InputError` where a photo is gone or does not
+    its bytes do not depend on interruptions. Raises `InputError` if a photo is gone or does not
     decode, a descriptor is not finite, or the disk is full.
     """
     partial = path.with_name(path.name + ".partial")
@@ -131,7 +131,7 @@ def block_rows(dimensions: int) -> int:
 
 @contextmanager
 def opened(path: Path) -> Iterator[Store]:
-    """Open the feature store at `path`. Raises `InputError` where it is none."""
+    """Open the feature store at `path`. Raises `InputError` if it is none."""
     with hdf5.opened(path) as file:
         try:
             store = Store(file["features"], read_photos(file, ""), dict(file.attrs))

@@ -26,7 +26,7 @@ SEARCH_MEMORY = 256 << 20  # bytes, where no parameter says
 
 
 class Block(NamedTuple):
-    """The rankings of some queries in a row."""
+    """The rankings of some consecutive queries."""
 
     rows: NDArray[np.int32]
     """(q, K) rows of the index, nearest first; `NO_ROW` where a ranking is shorter than K."""
@@ -59,7 +59,7 @@ def retrieve(
     """Rank the index for each query, as many queries at a time as `memory` (bytes) has room for.
 
     A row of the index with the query's own path is left out, unless `keep_own`. K is the whole index, or
-    `depth` where that is less. Raises `InputError` where the two stores were not made by the same model.
+    `depth` if that is less. Raises `InputError` if the two stores were not made by the same model.
     """
     names = [store.attributes["model_sha256"] for store in (queries, index)]
     if names[0] != names[1]:
@@ -110,7 +110,7 @@ def nearest(
 
 
 def bytes_a_query(dimensions: int, depth: int) -> int:
-    """What a query takes while it is searched for, its ranking sorted and written."""
+    """The memory that a query takes while it is searched for and its ranking is sorted and written."""
     return 12 * dimensions + 32 * depth
 
 
@@ -146,7 +146,7 @@ def write(
 
 @contextmanager
 def opened(path: Path) -> Iterator[Rankings]:
-    """Open the store of rankings at `path`. Raises `InputError` where it is none."""
+    """Open the store of rankings at `path`. Raises `InputError` if it is none."""
     with hdf5.opened(path) as file:
         try:
             rankings = Rankings(

@@ -31,17 +31,17 @@ def top_k(
     zeros_last: bool = False,
     memory: int = MEMORY,
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """The `k` rows of `index` nearest to each query, nearest first, equal distances by the lower row.
+    """The `k` rows of `index` nearest to each query, nearest first; of equal distances, the lower row first.
 
     `queries`: float32 (Q, D), `k` 1 or more. `distance`: `L1` Manhattan, `L2` Euclidean, `L3` cosine distance
     1 - cos (1 to a zero vector). `zeros_last`: a zero vector describes nothing, so it is infinitely far
     from all others. Returns distances float32 and rows int64, (Q, min(k, N)).
 
-    All distances are sums over direct differences (that of unit vectors for L3, since 1 - cos is half its
-    square), so near-duplicates are not ranked by the rounding of |x|² - 2xy + |y|². An `index` that is not
-    an array is never held whole: each thread reads a piece while others search theirs. The pieces and
-    their distances take `memory` bytes at the most, where that holds a row, besides the Q * k results.
-    Raises `InputError` where queries and index have no numbers, or not as many of them.
+    All distances are sums over direct differences (for L3 those of unit vectors, since 1 - cos is half of
+    their squared distance), so near-duplicates are not ranked by the rounding of |x|² - 2xy + |y|². An
+    `index` that is not an array is never held whole: each thread reads a piece while others search theirs.
+    The pieces and their distances take at most `memory` bytes, if that holds one row, besides the Q * k
+    results. Raises `InputError` where queries and index are no numbers, or have not as many columns.
 
     >>> index = np.array([[0, 0], [3, 4], [1, 0]], np.float32)
     >>> top_k(np.array([[1, 1]], np.float32), index, "L1", 2)
@@ -113,5 +113,5 @@ def _checked(queries: NDArray[np.float32], index: Rows, distance: str, k: int) -
 
 
 def _share(count: int, multiple: int) -> int:
-    """Of `count` things, two shares for each thread so that all have work till the end; a `multiple`."""
+    """The size, in steps of `multiple`, of shares of `count` things: two per thread, so all stay busy."""
     return max(1, -(-count // (2 * CORES * multiple))) * multiple

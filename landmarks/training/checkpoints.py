@@ -38,7 +38,7 @@ SHAPING = ("photos", "describing", "training")
 def identity(train: Sequence[Photo], val: Sequence[Photo], parameters: dict[str, Any], weights: str) -> str:
     """A hash of everything that shapes the trained weights: photos, parameters, code and versions.
 
-    Raises `InputError` where a photo is gone or cannot be read.
+    Raises `InputError` if a photo is gone or cannot be read.
     """
     digest = hashlib.sha256(json.dumps(parameters, sort_keys=True).encode())
     for photo in (*train, *val):
@@ -59,10 +59,10 @@ def identity(train: Sequence[Photo], val: Sequence[Photo], parameters: dict[str,
 
 @contextmanager
 def alone(checkpoints: Path) -> Iterator[None]:
-    """Wait until no other run works with this folder, for one would overwrite what the other goes on from.
+    """Wait until no other run works with this folder, since one would overwrite what the other goes on from.
 
-    Where the file system has no locks there is nothing to wait for. Raises `InputError` where the folder
-    cannot be made.
+    If the file system has no locks, there is nothing to wait for. Raises `InputError` if the folder cannot be
+    made.
     """
     with explained(checkpoints):
         checkpoints.mkdir(parents=True, exist_ok=True)
@@ -90,7 +90,7 @@ def _acquired(lock: BaseFileLock) -> bool:
 
 
 class Checkpoint(NamedTuple):
-    """What of a `Training` goes on."""
+    """The part of a `Training` that carries over."""
 
     path: Path
     run: str
@@ -103,7 +103,7 @@ class Checkpoint(NamedTuple):
 def newest(folder: Path, keep_best: bool) -> Checkpoint | None:
     """The newest checkpoint in `folder`, named by its run, that is whole and of that run; None for none.
 
-    `keep_best`: that of the best epoch is needed. Raises `InputError` where it is missing beside the last.
+    `keep_best`: that of the best epoch is needed, too. Raises `InputError` if it is missing beside the last.
     """
     last, best = _usable(folder / LAST), _usable(folder / BEST)
     if last and best and not _of_one_run(last, best):
@@ -115,7 +115,7 @@ def newest(folder: Path, keep_best: bool) -> Checkpoint | None:
 
 
 def best_of(folder: Path, history: list[Epoch], best: int) -> Checkpoint:
-    """The checkpoint in `folder` of the epoch `history[best]`. Raises `InputError` where it is not there."""
+    """The checkpoint in `folder` of the epoch `history[best]`. Raises `InputError` if it is not there."""
     path = folder / BEST
     advice = f"epoch {best + 1} was best; put its checkpoint back, or delete that folder to train anew"
     try:
@@ -128,7 +128,7 @@ def best_of(folder: Path, history: list[Epoch], best: int) -> Checkpoint:
 
 
 def write(checkpoint: Checkpoint, classes: Sequence[str]) -> None:
-    """Write a checkpoint, whole or not at all, even where the power fails; `classes` are for who looks in."""
+    """Write a checkpoint, whole or not at all even if the power fails; `classes` are for who looks in."""
     state = checkpoint._asdict() | {
         "history": [astuple(epoch) for epoch in checkpoint.history],
         "classes": classes,
@@ -150,7 +150,7 @@ def _usable(path: Path) -> Checkpoint | None:
 
 
 def _read(path: Path) -> Checkpoint:
-    """What `write` wrote. Raises `InputError` where it is gone, broken, or not of the run of its folder."""
+    """What `write` wrote. Raises `InputError` if it is gone, broken, or not of the run of its folder."""
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
         state["history"] = [Epoch(*row) for row in state["history"]]

@@ -52,7 +52,7 @@ class Events:
 
 
 def _new(folder: Path) -> Path:
-    """`folder`, or a number after it where another run has begun in the same second."""
+    """`folder`, with a number after it if another run has begun in the same second."""
     for name in chain([folder.name], (f"{folder.name}_{number}" for number in count(2))):
         with suppress(FileExistsError):
             folder.with_name(name).mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""What is trained: a trunk under a classifier or a loss of metric learning, and how its weights move."""
+"""What is trained: a trunk under a classifier or a loss of metric learning, and how its weights change."""
 
 import math
 from typing import Any
@@ -32,10 +32,11 @@ class Classifier(nn.Module):
 
 
 class Embedder(nn.Module):
-    """A trunk whose pooled output a loss of metric learning is put on, and a head of class means.
+    """A trunk with a loss of metric learning on its pooled output, and a head of class means.
 
-    The head has a row for each class, the mean of the unit embeddings of its photos in the last epoch, scaled
-    to unit length, and no bias: it ranks the classes by the cosine to their means. It is not learned.
+    The head has one row for each class, which is the mean of the unit embeddings of its photos in the last
+    epoch, scaled to unit length. It has no bias: it ranks the classes by the cosine to their means. It is not
+    learned.
     """
 
     def __init__(self, trunk: nn.Module, head: nn.Linear, loss: nn.Module) -> None:

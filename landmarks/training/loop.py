@@ -47,7 +47,7 @@ class Training:
     """A fine-tuning: `resume`, then iterate over `epochs`, then take the `result`.
 
     Nothing random carries over from one epoch to the next (each is seeded by its number), so weights,
-    optimizer and history are all that going on needs. Raises `InputError` where there are fewer than
+    optimizer and history are all that going on needs. Raises `InputError` if there are fewer than
     two classes, no validation photos, or more frozen tensors than the trunk has.
     """
 
@@ -106,14 +106,14 @@ class Training:
     def resume(self) -> None:
         """Go on from the newest checkpoint that is whole and of this run, if there is one.
 
-        Raises `InputError` where that of the best epoch, which is to be kept, is missing beside it.
+        Raises `InputError` if the checkpoint of the best epoch, which is to be kept, is missing beside it.
         """
         if newest := saved.newest(self.checkpoints, self.recipe.keep == "best"):
             self._take(newest)
             log.info("going on after epoch %d of %s", len(self.history), newest.path)
 
     def epochs(self) -> Iterator[Epoch]:
-        """Train, epoch by epoch; first yields those that a checkpoint remembers."""
+        """Train, epoch by epoch; first yields the epochs that a checkpoint remembers."""
         yield from self.history
         with self._explained(), signals():
             for number in range(len(self.history), self.recipe.epochs):
@@ -205,7 +205,7 @@ def one_pass(
 ) -> tuple[float, float, float]:
     """Go through `loader` once, training where there is an `optimizer`: the loss, Prec@1 and Prec@5.
 
-    They are means over the photos of all processes. Raises `InputError` where the loss is not finite.
+    They are means over the photos of all processes. Raises `InputError` if the loss is not finite.
     """
     training = optimizer is not None
     device = next(model.parameters()).device
@@ -267,7 +267,7 @@ def evaluate(model: object, photos: Sequence[Photo], recipe: Finetuned) -> dict[
 
     A head of class means has no loss of its own.
 
-    Raises `InputError` where `model` has no head, or none of the `photos` is of a class that it knows.
+    Raises `InputError` if `model` has no head, or none of the `photos` is of a class that it knows.
     """
     if isinstance(model, Whitened):
         model = model.model

@@ -20,10 +20,10 @@ LIBRARY_VERSION = version("pytorch-metric-learning")
 class MetricLoss(nn.Module):
     """The loss that `recipe.loss` names, of the pairs or triplets that `recipe.miner` chooses.
 
-    Of several processes each compares the photos of its own batch.
+    If there are several processes, each compares the photos of its own batch.
 
-    Two triplets of an anchor, the other photo of its landmark and one of another: the squared distances are
-    0.8 and 2, then 0.8 and 0.4. With a margin of 0.2 the first loses nothing, the second 0.6.
+    In the example are two triplets: an anchor, the other photo of its landmark, and one of another. Their
+    squared distances are 0.8 and 2, then 0.8 and 0.4. With a margin of 0.2 the first loses 0, the second 0.6.
 
     >>> from landmarks import params
     >>> recipe = params.load().finetuned.model_copy(update={"loss": "triplet", "margin": 0.2})

@@ -59,7 +59,7 @@ _OF_WORKERS = re.compile("shared memory|unable to mmap|killed by|exited unexpect
 
 
 def batches(loader: DataLoader[tuple[Tensor, int]]) -> Iterator[tuple[Tensor, Tensor]]:
-    """The batches of `loader`. Raises `InputError` where its processes cannot hand them over."""
+    """The batches of `loader`. Raises `InputError` if its processes cannot hand them over."""
     try:
         yield from loader
     except (OSError, RuntimeError) as error:

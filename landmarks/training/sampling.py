@@ -25,10 +25,10 @@ def derived_seed(*parts: int) -> int:
 
 
 class Photos(Dataset[tuple[Tensor, int]]):
-    """Photos by (epoch, row): what is random about one depends on these and the seed alone.
+    """Photos by (epoch, row): what is random about a photo depends only on these and the seed.
 
     So it is the same in whichever worker it is made, and whether or not training was interrupted. Rows go
-    round: the one of as many photos further on is the same photo, varied otherwise.
+    round: the row that is as many rows further on as there are photos is the same photo, varied otherwise.
     """
 
     def __init__(
@@ -55,12 +55,13 @@ class Order(Sampler[tuple[int, int]]):
     """The (epoch, row) keys of an epoch for this process: shuffled in training, in order otherwise.
 
     With `together`, photos of a landmark come in groups of so many, which are spread evenly over the epoch.
-    In training, what a landmark lacks for its last group are photos of its own once more; otherwise the
-    group is smaller.
+    In training, a landmark fills its last group with its own photos once more; otherwise that group is
+    smaller.
 
     `sampling` is that of Kang et al., "Decoupling representation and classifier for long-tailed recognition"
-    (ICLR 2020): of the groups of an epoch, whose number it leaves alone, the share of a landmark is that of
-    its own groups to the power 1, 1/2 or 0. A photo comes once more when all of its landmark have come.
+    (ICLR 2020). It does not change the number of groups in an epoch; the share of a landmark in them goes by
+    the number of its own groups to the power 1, 1/2 or 0. A photo comes again when all photos of its landmark
+    have come.
     """
 
     def __init__(

@@ -6,7 +6,7 @@ import sys
 from dataclasses import astuple
 from pathlib import Path
 
-from landmarks import params
+from landmarks import params, tables
 from landmarks.describing import describers
 from landmarks.errors import InputError, run
 from landmarks.photos import catalog
@@ -48,7 +48,7 @@ def main() -> None:
                 writer.add(epoch)
                 curve.append(astuple(epoch))
             trained = course.result()
-        catalog.write_rows(CURVE, events.COLUMNS, curve)
+        tables.write(CURVE, events.COLUMNS, curve)
         model = describers.whitened(trained, train, **options.extract.whitened())
         describers.write(Path("models/model.safetensors"), model)
 

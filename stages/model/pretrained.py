@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from landmarks import params
+from landmarks import params, tables
 from landmarks.describing import describers
 from landmarks.errors import run
 from landmarks.photos import catalog
@@ -21,7 +21,7 @@ def main() -> None:
         layer=options.pretrained.layer,
         **options.pretrained.describing(),
     )
-    catalog.write_rows(CURVE, ["epoch"], [])  # no training, no curve
+    tables.write(CURVE, ["epoch"], [])  # no training, no curve
     train = catalog.read_photos(Path("data/splits/train.csv"))
     model = describers.whitened(trunk, train, **options.extract.whitened())
     describers.write(Path("models/model.safetensors"), model)

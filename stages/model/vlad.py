@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from landmarks import params
+from landmarks import params, tables
 from landmarks.describing import describers, vlad
 from landmarks.errors import InputError, run
 from landmarks.photos import catalog
@@ -17,7 +17,7 @@ def main() -> None:
     if not photos:
         raise InputError(f"{TRAIN}: no photos to learn visual words from; raise split.train, or add photos")
     model = vlad.train([Path(photo.image_path) for photo in photos], **options.vlad.model_dump())
-    catalog.write_rows(CURVE, ["epoch"], [])  # no training, no curve
+    tables.write(CURVE, ["epoch"], [])  # no training, no curve
     whitened = describers.whitened(model, photos, **options.extract.whitened())
     describers.write(Path("models/model.safetensors"), whitened)
 

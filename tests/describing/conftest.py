@@ -8,15 +8,6 @@ from landmarks.describing import trunks
 SIZE = 32
 
 
-@pytest.fixture(scope="module")
-def one_thread():
-    """Small networks are faster so where the cores are busy."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def pretrained(backbone="resnet18", weights="random", size=SIZE, seed=0):
     return trunks.pretrained(backbone, str(weights), size, "avgpool", seed)
 

@@ -22,7 +22,7 @@ SIZE = 64
 
 @pytest.fixture(scope="module")
 def trunk():
-    return trunks.pretrained("resnet18", "random", SIZE, "avgpool", seed=0)
+    return trunks.pretrained("test_resnet", "random", SIZE, "avgpool", seed=0)
 
 
 @pytest.fixture

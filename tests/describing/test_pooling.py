@@ -107,7 +107,7 @@ def test_the_last_feature_map_or_that_of_the_layer_is_pooled(backbone, layer, na
 @pytest.mark.parametrize("name", ["avg", "max", "gem", "rmac"])
 @pytest.mark.parametrize("resize", ["stretch", "keep"])
 def test_openvino_pools_like_torch_or_says_that_it_cannot(photo, name, resize):
-    trunk = trunks.pretrained("resnet18", "random", 64, "avgpool", 0, pooling=name, resize=resize)
+    trunk = trunks.pretrained("test_resnet", "random", 64, "avgpool", 0, pooling=name, resize=resize)
     [expected] = trunk.describe([photo], 1)
     trunk.execution = trunks.Execution("openvino")
     if (name, resize) == ("rmac", "keep"):

@@ -15,8 +15,6 @@ from landmarks.errors import InputError
 
 from .conftest import SIZE, pretrained
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 def describe(trunk, paths, batch_size=8):
     return np.concatenate(list(trunk.describe(paths, batch_size)))

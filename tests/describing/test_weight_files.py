@@ -15,8 +15,6 @@ from landmarks.errors import InputError
 
 from .conftest import load_tiny, pretrained, save
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 class Trap:
     """What a pickle may do when it is loaded: here, make a file."""

@@ -11,8 +11,6 @@ from landmarks.errors import InputError
 
 from .conftest import SIZE, load_tiny, pretrained, save
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 @pytest.mark.parametrize(
     ("name", "wrap"),

@@ -2,6 +2,7 @@ from pathlib import Path
 
 import pytest
 
+from landmarks import tables
 from landmarks.errors import InputError
 from landmarks.photos.catalog import (
     HEADER,
@@ -12,7 +13,6 @@ from landmarks.photos.catalog import (
     read_photos,
     write_catalog,
     write_photos,
-    write_rows,
 )
 from landmarks.photos.images import Crop
 
@@ -34,7 +34,7 @@ def test_any_class_name_survives_the_csv_file():
 
 
 def test_the_csv_file_is_plain_utf8_with_a_header_and_unix_lines():
-    write_rows(Path("catalog.csv"), HEADER, [("data/x/images/a,b/1.jpg", "a,b"), ("data/Huế/1.jpg", "001")])
+    tables.write(Path("catalog.csv"), HEADER, [("data/x/images/a,b/1.jpg", "a,b"), ("data/Huế/1.jpg", "001")])
     assert Path("catalog.csv").read_bytes().decode("utf-8") == (
         'image_path,class_image\n"data/x/images/a,b/1.jpg","a,b"\ndata/Huế/1.jpg,001\n'
     )

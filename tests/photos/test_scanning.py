@@ -9,15 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from landmarks import tables
 from landmarks.errors import InputError
 from landmarks.photos import scanning
-from landmarks.photos.catalog import (
-    Photo,
-    Rejected,
-    read_photos,
-    write_photos,
-    write_rows,
-)
+from landmarks.photos.catalog import Photo, Rejected, read_photos, write_photos
 
 IMAGES = Path("data/x/images")
 LIMIT = 64 * 48
@@ -199,7 +194,7 @@ def test_a_name_that_is_not_utf8_is_rejected_and_can_be_written(good, name):
     written = name.decode("utf-8", "backslashreplace")
     assert rejected == [Rejected(f"data/x/images/{written}", "its name is not UTF-8")]
     assert "\\xe9" in written
-    write_rows(Path("rejected.csv"), Rejected._fields, rejected)
+    tables.write(Path("rejected.csv"), Rejected._fields, rejected)
     assert "its name is not UTF-8" in Path("rejected.csv").read_text(encoding="utf-8")
 
 

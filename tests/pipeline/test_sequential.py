@@ -19,7 +19,6 @@ FIRST = "models/first.safetensors"
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Project:
     """The project after the first dataset, the model of it kept as `FIRST`."""
     project = copy_of_repository(tmp_path_factory.mktemp("sequential"))
-    project.env["OMP_NUM_THREADS"] = "1"
     project.set(
         backbone="resnet18",
         weights="random",

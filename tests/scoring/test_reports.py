@@ -1,7 +1,7 @@
 import pytest
 
+from landmarks import tables
 from landmarks.errors import InputError
-from landmarks.photos import catalog
 from landmarks.photos.catalog import Photo
 from landmarks.scoring import reports
 from landmarks.scoring.reports import Found, Query
@@ -24,16 +24,12 @@ def test_landmarks_of_any_name_are_read_as_they_were_written(tmp_path):
     names = ["a,b", 'the "old" one', "001", "NA", "故宫", "two\u2028lines", "new\nline"]
     (tmp_path / "metrics.json").write_text("{}")
     scores = [(name, 1, 0.5, "nan") for name in names]
-    catalog.write_rows(
-        tmp_path / reports.CLASSES, ("class", "queries", "accuracy", "average_precision"), scores
-    )
-    catalog.write_rows(
-        tmp_path / reports.CONFUSION, ("actual", "predicted"), [(name, "NA") for name in names * 2]
-    )
-    catalog.write_rows(tmp_path / reports.CURVE, ("recall", "precision"), [(0, 1)])
+    tables.write(tmp_path / reports.CLASSES, ("class", "queries", "accuracy", "average_precision"), scores)
+    tables.write(tmp_path / reports.CONFUSION, ("actual", "predicted"), [(name, "NA") for name in names * 2])
+    tables.write(tmp_path / reports.CURVE, ("recall", "precision"), [(0, 1)])
     header = ("query_path", "query_class", "predicted_class", "rank", "distance", "image_path", "class_image")
     rows = [(name, name, "NA", rank, "inf", "i", name) for name in names for rank in (1, 2)]
-    catalog.write_rows(tmp_path / reports.RESULTS, header, rows)
+    tables.write(tmp_path / reports.RESULTS, header, rows)
     read = reports.read(tmp_path)
     assert [score.landmark for score in read.scores] == names
     assert {pair.actual: pair.queries for pair in read.confusion} == dict.fromkeys(names, 2)
@@ -50,6 +46,13 @@ def test_a_broken_report_is_named(tmp_path):
             (b"class,other\nA,1\n", "not as `evaluate`"),
             (b"\xff", "not as"),
             (b'h\n"', "not as"),
+            (whole + b"short\n", r"not as `evaluate` writes it \(row \d+: \['short'\] is not .*\); run"),
+            (whole + b"\n", r"\(row \d+: \[\] is not"),
+            (whole + b"l,o,n,g,e,r,t,h,a,n\n", r"\(row \d+: \['l', .*\] is not"),
+            (
+                whole + b"," * whole.split(b"\n")[0].count(b",") + b'"open\n',
+                "its quotes do not enclose whole values",
+            ),
         ):
             (tmp_path / path).write_bytes(content)
             with pytest.raises(InputError, match=reason) as error:

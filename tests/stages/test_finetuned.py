@@ -114,7 +114,6 @@ class Folder:
                 cwd=self.root,
                 env={
                     **os.environ,
-                    "OMP_NUM_THREADS": "1",
                     "PYTHONPATH": str(ROOT),
                     "LANDMARKS_STATE": "",
                     **env,

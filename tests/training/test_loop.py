@@ -15,7 +15,6 @@ from landmarks.training.sampling import whole_photo
 from .conftest import RECIPE, course, recipe, tensors, trunk
 
 
-@pytest.mark.slow
 def test_a_batch_of_sixteen_photos_is_learned_by_heart(photos: list[Photo], tmp_path: Path):
     plain = RECIPE.augment.model_copy(update={"scale": (1.0, 1.0), "flip": False, "colour": 0.0})
     plan = recipe(
@@ -37,7 +36,7 @@ def test_a_landmark_of_one_photo_beside_many_is_predicted_where_landmarks_are_ba
     reds, blues = photos[::2], photos[1::2]
     for sampling, found in (("instance_balanced", 0.0), ("class_balanced", 1.0)):
         plan = recipe(
-            sampling=sampling, epochs=1, lr=0.01, warmup_epochs=0, frozen=60, batch_norm="frozen", keep="last"
+            sampling=sampling, epochs=1, lr=0.2, warmup_epochs=0, frozen=45, batch_norm="frozen", keep="last"
         )
         train = [*reds * 8, blues[0]]
         made = loop.Training(trunk(), train, photos, plan, 0, tmp_path / sampling)
@@ -49,7 +48,7 @@ def test_a_landmark_of_one_photo_beside_many_is_predicted_where_landmarks_are_ba
 
 def test_a_metric_loss_is_learned_and_its_head_is_the_class_means(photos: list[Photo], tmp_path: Path):
     plain = RECIPE.augment.model_copy(update={"scale": (1.0, 1.0), "flip": False, "colour": 0.0})
-    plan = recipe(loss="arcface", scale=16.0, batch_norm="frozen", augment=plain, keep="last", frozen=60)
+    plan = recipe(loss="arcface", scale=16.0, batch_norm="frozen", augment=plain, keep="last", frozen=45)
     made = loop.Training(trunk(), photos, photos, plan, 0, tmp_path)
     *_, last = made.epochs()
     model = made.result()
@@ -103,7 +102,7 @@ def test_the_optimizer_takes_the_rate_of_the_epoch(photos: list[Photo], tmp_path
     [
         (0, 4, {}, "no photos to train on; raise split.train, or add photos"),
         (16, 0, {}, "to validate on; raise split.val, or add photos"),
-        (16, 4, {"frozen": 63}, "finetuned.frozen: 63 is more than the 60 parameter tensors"),
+        (16, 4, {"frozen": 48}, "finetuned.frozen: 48 is more than the 45 parameter tensors"),
     ],
 )
 def test_what_cannot_be_trained_is_refused(
@@ -152,7 +151,7 @@ def test_the_model_describes_and_classifies_after_a_round_trip(photos: list[Phot
     paths = [Path(photo.image_path) for photo in photos]
     described = np.vstack(list(again.describe(paths, 8)))
     np.testing.assert_array_equal(described, np.vstack(list(model.describe(paths, 8))))
-    assert described.shape == (16, 512)
+    assert described.shape == (16, 96)
 
     figures = loop.evaluate(again, photos, RECIPE)
     linear = again.head.linear
@@ -175,11 +174,11 @@ def test_a_model_of_this_pipeline_is_a_start_with_a_new_head(photos: list[Photo]
     path = tmp_path / "first.safetensors"
     first = made.result()
     describers.write(path, first)
-    second = trunks.pretrained("resnet18", str(path), 32, "avgpool", seed=0)
+    second = trunks.pretrained("test_resnet", str(path), 32, "avgpool", seed=0)
     assert second.head is None
     assert tensors(second).items() <= tensors(first).items()
     with pytest.raises(InputError, match=r"does not fit the backbone: .*missing"):
-        trunks.pretrained("resnet34", str(path), 32, "avgpool", seed=0)
+        trunks.pretrained("resnet18", str(path), 32, "avgpool", seed=0)
 
 
 def test_evaluating_a_model_without_a_head_says_how_to_get_one(photos: list[Photo]):

@@ -54,7 +54,7 @@ def create_app(index: Index, hosts: frozenset[str] | None = LOOPBACK) -> FastAPI
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A socket that listens at `host` and `port`, 0 for any free one. Raises `InputError` where it cannot."""
+    """A socket that listens at `host` and `port`, 0 for any free one. Raises `InputError` if it cannot."""
     if not host.strip():  # as of a variable that is not set, and would mean all addresses
         raise InputError(
             f"--host: {host!r} is no address; 127.0.0.1 is for this machine alone, 0.0.0.0 for the network"

@@ -8,7 +8,8 @@ from urllib.parse import urlencode
 
 import pytest
 
-from landmarks.photos.catalog import Photo, write_rows
+from landmarks import tables
+from landmarks.photos.catalog import Photo
 
 from .conftest import open_index, plain, served
 
@@ -78,7 +79,7 @@ STEP = 14
 
 @pytest.fixture(scope="module")
 def named(tmp_path_factory):
-    """A repository of three photos and a query a landmark, taken for the next one: root, reds, queries."""
+    """A repository with three photos and one query per landmark, taken for the next: root, reds, queries."""
     rng = Random(0)
     root = tmp_path_factory.mktemp("named")
     landmarks = [make(rng) for make in KINDS.values()]
@@ -115,7 +116,7 @@ def named(tmp_path_factory):
     }
     for name, (header, *content) in rows.items():
         (root / "reports" / name).parent.mkdir(parents=True, exist_ok=True)
-        write_rows(root / "reports" / name, header, content)
+        tables.write(root / "reports" / name, header, content)
     metrics = {"map": 0.5, "queries": len(queries), "index": len(reds), "positivesofalandmark" * 4: 3}
     (root / "reports/metrics.json").write_text(json.dumps(metrics))
     return root, reds, queries

@@ -1,0 +1,87 @@
+"""Tables in CSV files, read and written by pandas: every value is text, and every row is whole."""
+
+import codecs
+import csv
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from landmarks.errors import InputError
+from landmarks.files import replacing
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def write(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Write a CSV file in UTF-8: `header`, then `rows`, values as `str` has them."""
+    import pandas as pd
+
+    table = pd.DataFrame(list(rows), columns=list(header), dtype=object)
+    with replacing(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+        table.to_csv(file, index=False, lineterminator="\n", na_rep="nan")
+
+
+def read(
+    path: Path,
+    *headers: Sequence[str],
+    filled: int = 0,
+    wrong: str = "{row} is not {header}",
+    made_by: str = "dvc repro",
+) -> "pd.DataFrame":
+    """Read a CSV file in UTF-8 whose header is one of `headers`, of two names or more.
+
+    Every value is text: `001`, `NA` and nothing stay what they are. The index is the number of each row in
+    the file, from 2. Raises `InputError` where the file is missing, with what it is `made_by`, where it is
+    not such a file, and where a row has more or fewer values, or none in the first `filled` columns, told as
+    in `wrong`.
+    """
+    import pandas as pd
+
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file; `{made_by}` makes it") from None
+    try:
+        table = pd.read_csv(
+            path.absolute(),  # or it expands ~; `content` it would decode and encode again
+            header=None,
+            dtype=object,
+            na_filter=False,
+            skip_blank_lines=False,
+            compression=None,
+            engine="python" if b"\0" in content else "c",  # where a value ends at a NUL
+        )
+    except (pd.errors.EmptyDataError, pd.errors.ParserError, UnicodeDecodeError):
+        raise _fault(path, headers, filled, wrong) from None
+    header = tuple(table.iloc[0])
+    # pandas fills a short row with "" or None, but the file then has fewer commas between values.
+    within = sum("".join(filter(None, table[name])).count(",") for name in table) if b'"' in content else 0
+    whole = content.count(b",") - within == len(table) * (len(header) - 1)
+    table = table.iloc[1:].set_axis(header, axis="columns")
+    table.index += 1
+    if (
+        not whole
+        or header not in map(tuple, headers)
+        or content.startswith(codecs.BOM_UTF8)  # which pandas drops
+        or (table.iloc[:, :filled] == "").any(axis=None)
+    ):
+        raise _fault(path, headers, filled, wrong)
+    return table
+
+
+def _fault(path: Path, headers: Sequence[Sequence[str]], filled: int, wrong: str) -> InputError:
+    """What is wrong with a file that is no such table. pandas cannot tell which row is short, so csv does."""
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            header, *rows = list(csv.reader(file)) or [[]]
+    except (UnicodeDecodeError, csv.Error) as error:
+        return InputError(f"{path}: not a CSV file in UTF-8 ({error})")
+    if tuple(header) not in map(tuple, headers):
+        allowed = " or ".join(repr(",".join(expected)) for expected in headers)
+        return InputError(f"{path}: the header is {','.join(header)!r}, expected {allowed}")
+    for number, row in enumerate(rows, 2):
+        if len(row) != len(header) or not all(row[:filled]):
+            told = wrong.format(row=row, count=len(row), header=", ".join(header), columns=len(header))
+            return InputError(f"{path}, row {number}: {told}")
+    return InputError(f"{path}: not a CSV file in UTF-8 (its quotes do not enclose whole values)")
