@@ -25,6 +25,8 @@ from landmarks import files, hdf5
 from landmarks.describing import describers
 from landmarks.describing.vlad import Vlad
 from landmarks.photos.catalog import Photo
+from landmarks.searching import features
+from landmarks.searching.photo_rows import write_photos
 
 WORDS = 10  # of 128 numbers each: descriptors of 1280, as efficientnet_lite0 has them
 CLASSES = 1000
@@ -65,14 +67,12 @@ def write_index(root: Path, rows: int) -> None:
     )
     shutil.copy("params.yaml", root)
     photos = [Photo(f"{row}.jpg", str(row % CLASSES)) for row in range(rows)]
-    with hdf5.writing(root / "features/index.h5") as file:
-        features = file.create_dataset("features", (rows, WORDS * 128), np.float32)
+    with hdf5.writing(root / "features/index.h5", features.KIND) as file:
+        store = file.rows("features", (rows, WORDS * 128), np.float32)
         for start in range(0, rows, 10_000):
-            features[start : start + 10_000] = random.random(
-                (min(10_000, rows - start), WORDS * 128), np.float32
-            )
-        hdf5.write_photos(file, "", photos)
-        file.attrs.update(kind="timm", model_sha256=files.sha256(model))
+            store.append(random.random((min(10_000, rows - start), WORDS * 128), np.float32))
+        write_photos(file.file, "", photos)
+        file.file.attrs.update(kind="timm", model_sha256=files.sha256(model))
 
 
 @contextmanager

@@ -9,6 +9,9 @@ from pathlib import Path
 
 from landmarks.errors import InputError
 
+HEAL = "delete it and its copy in DVC's cache, then run `dvc repro` (docs/troubleshooting.md)"
+"""What to do with a damaged file: DVC's cache may hold the same bytes, and would put them back."""
+
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:

@@ -57,7 +57,8 @@ def tiles(ranked: rankings.Rankings, report: measures.Report, query: int, result
     precision, predicted = report.average_precision[query], report.predicted[query]
     lines = [photo.class_image, f"AP {precision:.2f}, taken for {predicted}"]
     row = [gallery.Tile(photo.source, lines, None)]
-    for place, distance in zip(ranked.rows[query, :results], ranked.distances[query], strict=False):
+    [rows], [distances] = ranked.block(slice(query, query + 1))
+    for place, distance in zip(rows[:results], distances, strict=False):
         if place != rankings.NO_ROW:
             found = ranked.index[place]
             lines = [found.class_image, f"{distance:.4f}"]

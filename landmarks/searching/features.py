@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import h5py
 import numpy as np
 from numpy.typing import NDArray
 
@@ -20,8 +19,8 @@ from landmarks.photos.catalog import Photo
 from landmarks.progress import tqdm
 from landmarks.searching.photo_rows import read_photos, write_photos
 
+KIND = "landmarks features"
 BLOCK_BYTES = 16 << 20
-"""Of a chunk too: in smaller ones stores are read more slowly (docs/benchmarks.md)."""
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +28,7 @@ log = logging.getLogger(__name__)
 class Store(NamedTuple):
     """An open feature store; `features` is read from the file where it is sliced."""
 
-    features: h5py.Dataset
+    features: "hdf5.Rows | NDArray[np.float32]"
     """float32 (N, D)."""
     photos: list[Photo]
     attributes: dict[str, Any]
@@ -55,7 +54,7 @@ def extract(
         path.parent.mkdir(parents=True, exist_ok=True)
         _describe(partial, photos, describer, _fingerprint(photos, attributes, batch_size), batch_size)
         rows = np.memmap(partial, np.float32, "r", _HEADER, (len(photos), describer.dimensions))
-        with hdf5.writing(path) as file:
+        with hdf5.writing(path, KIND) as file:
             _write(file, rows, photos, attributes)
         del rows  # Windows deletes no file that is mapped
         partial.unlink()
@@ -113,15 +112,14 @@ def _fingerprint(photos: Sequence[Photo], attributes: Mapping[str, Any], batch_s
 
 
 def _write(
-    file: h5py.File, rows: NDArray[np.float32], photos: Sequence[Photo], attributes: Mapping[str, Any]
+    file: hdf5.Writer, rows: NDArray[np.float32], photos: Sequence[Photo], attributes: Mapping[str, Any]
 ) -> None:
+    features = file.rows("features", rows.shape, np.float32)
     per_block = block_rows(rows.shape[1])
-    chunks = min(len(rows), per_block), rows.shape[1]
-    features = file.create_dataset("features", rows.shape, np.float32, chunks=chunks)
     for start in range(0, len(rows), per_block):
-        features[start : start + per_block] = rows[start : start + per_block]
-    write_photos(file, "", photos)
-    file.attrs.update(attributes)
+        features.append(rows[start : start + per_block])
+    write_photos(file.file, "", photos)
+    file.file.attrs.update(attributes)
 
 
 def block_rows(dimensions: int) -> int:
@@ -131,10 +129,17 @@ def block_rows(dimensions: int) -> int:
 
 @contextmanager
 def opened(path: Path) -> Iterator[Store]:
-    """Open the feature store at `path`. Raises `InputError` if it is none."""
-    with hdf5.opened(path) as file:
+    """Open the feature store at `path`. Raises `InputError` where it is none, or damaged."""
+    with hdf5.opened(path, KIND) as file:
         try:
-            store = Store(file["features"], read_photos(file, ""), dict(file.attrs))
+            rows = hdf5.Rows(path, file, "features", (None, None), np.float32)
+            store = Store(rows, read_photos(file, "", len(rows)), dict(file.attrs))
+            if len({photo.image_path for photo in store.photos}) < len(rows) and not any(
+                photo.box for photo in store.photos
+            ):
+                raise ValueError("a photo is there twice")
+            if not isinstance(store.attributes["model_sha256"], str):
+                raise ValueError("model_sha256 is no text")
         except hdf5.BROKEN as error:
             raise hdf5.refused(path, error, "a feature store") from None
         yield store

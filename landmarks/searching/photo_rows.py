@@ -1,10 +1,12 @@
 """The photos that the rows of an HDF5 file belong to."""
 
 from collections.abc import Sequence
+from pathlib import PurePosixPath
 
 import h5py
 import numpy as np
 
+from landmarks.hdf5 import plain
 from landmarks.photos.catalog import BOX, HEADER, Photo
 
 
@@ -20,11 +22,29 @@ def write_photos(file: h5py.File, prefix: str, photos: Sequence[Photo]) -> None:
         file[prefix + "box"] = np.array([photo.box or [np.nan] * len(BOX) for photo in photos], np.float64)
 
 
-def read_photos(file: h5py.File, prefix: str) -> list[Photo]:
-    """Read what `write_photos` wrote."""
-    paths, classes = (file[prefix + field].asstr()[:] for field in HEADER)
-    boxes = file[prefix + "box"][:].tolist() if prefix + "box" in file else [[np.nan]] * len(paths)
+def read_photos(file: h5py.File, prefix: str, count: int | None = None) -> list[Photo]:
+    """Read what `write_photos` wrote of `count` photos, None for any number of them.
+
+    Raises `ValueError` where they are not so many, or a path does not lie in the repository.
+    """
+    paths = read_texts(file, prefix + HEADER[0], count)
+    classes = read_texts(file, prefix + HEADER[1], len(paths))
+    if outside := next((path for path in paths if not _inside(path)), None):
+        raise ValueError(f"{outside!r} is no path in the repository")
+    boxes: list[list[float]] = [[np.nan]] * len(paths)
+    if prefix + "box" in file:
+        boxes = plain(file, prefix + "box", (len(paths), len(BOX)), np.float64)[:].tolist()
     return [
-        Photo(path, name, None if np.isnan(box).any() else tuple(box))
+        Photo(path, name, None if np.isnan(box).any() else (box[0], box[1], box[2], box[3]))
         for path, name, box in zip(paths, classes, boxes, strict=True)
     ]
+
+
+def read_texts(file: h5py.File, name: str, count: int | None = None) -> list[str]:
+    """The dataset `name` of `count` texts, None for any number. Raises `ValueError` where it is none."""
+    texts: list[str] = plain(file, name, (count,), h5py.string_dtype()).asstr()[:].tolist()
+    return texts
+
+
+def _inside(path: str) -> bool:
+    return bool(path) and not path.startswith("/") and ".." not in PurePosixPath(path).parts

@@ -12,14 +12,16 @@ from numpy.typing import NDArray
 
 from landmarks import hdf5
 from landmarks.errors import InputError
+from landmarks.files import HEAL
 from landmarks.photos.catalog import Photo, rows_by_path
 from landmarks.progress import tqdm
 from landmarks.searching.features import Store
-from landmarks.searching.photo_rows import read_photos, write_photos
+from landmarks.searching.photo_rows import read_photos, read_texts, write_photos
 
 if TYPE_CHECKING:
     from landmarks.searching.search import Rows
 
+KIND = "landmarks rankings"
 QUERIES_AT_ONCE = 64
 NO_ROW = -1
 SEARCH_MEMORY = 256 << 20  # bytes, where no parameter says
@@ -38,19 +40,27 @@ class Block(NamedTuple):
 class Rankings:
     """An open store of rankings; `rows` and `distances` are read from the file where they are sliced."""
 
-    rows: h5py.Dataset
-    distances: h5py.Dataset
+    rows: hdf5.Rows
+    distances: hdf5.Rows
     queries: list[Photo]
     index: list[Photo]
     predicted: list[str]
     """The class voted for each query, '' for none; empty before re-ranking."""
     attributes: dict[str, Any]
+    path: Path = Path("rankings")
 
     def blocks(self) -> Iterator[tuple[slice, Block]]:
         """All rankings, `QUERIES_AT_ONCE` at a time, with the queries that they belong to."""
         for start in tqdm(range(0, len(self.queries), QUERIES_AT_ONCE), unit="block", leave=False, delay=1):
             part = slice(start, start + QUERIES_AT_ONCE)
-            yield part, Block(self.rows[part], self.distances[part])
+            yield part, self.block(part)
+
+    def block(self, part: slice) -> Block:
+        """The rankings of the queries `part`. Raises `InputError` where they are damaged, or no rankings."""
+        rows, distances = self.rows[part], self.distances[part]
+        if (rows < NO_ROW).any() or (rows >= len(self.index)).any() or np.isnan(distances).any():
+            raise InputError(f"{self.path}: results that are no rows of the index; {HEAL}")
+        return Block(rows, distances)
 
 
 def retrieve(
@@ -130,33 +140,34 @@ def write(
 ) -> None:
     """Write rankings of `depth` results as `blocks` bring them; `predicted` may fill as they come."""
     shape = (len(queries), depth)
-    chunks = (min(len(queries), max(1, (1 << 18) // depth)), depth)
-    with hdf5.writing(path) as file:
-        rows = file.create_dataset("rows", shape, np.int32, chunks=chunks)
-        distances = file.create_dataset("distances", shape, np.float32, chunks=chunks)
-        start = 0
+    with hdf5.writing(path, KIND) as file:
+        rows, distances = file.rows("rows", shape, np.int32), file.rows("distances", shape, np.float32)
         for block in blocks:
-            part = slice(start, start := start + len(block.rows))
-            rows[part], distances[part] = block
-        write_photos(file, "query_", queries)
-        write_photos(file, "index_", index)
-        file.create_dataset("predicted", data=predicted or [], dtype=h5py.string_dtype())
-        file.attrs.update(attributes)
+            rows.append(block.rows)
+            distances.append(block.distances)
+        write_photos(file.file, "query_", queries)
+        write_photos(file.file, "index_", index)
+        file.file.create_dataset("predicted", data=predicted or [], dtype=h5py.string_dtype())
+        file.file.attrs.update(attributes)
 
 
 @contextmanager
 def opened(path: Path) -> Iterator[Rankings]:
-    """Open the store of rankings at `path`. Raises `InputError` if it is none."""
-    with hdf5.opened(path) as file:
+    """Open the store of rankings at `path`. Raises `InputError` where it is none, or damaged."""
+    with hdf5.opened(path, KIND) as file:
         try:
+            rows = hdf5.Rows(path, file, "rows", (None, None), np.int32)
             rankings = Rankings(
-                file["rows"],
-                file["distances"],
-                read_photos(file, "query_"),
+                rows,
+                hdf5.Rows(path, file, "distances", rows.shape, np.float32),
+                read_photos(file, "query_", len(rows)),
                 read_photos(file, "index_"),
-                list(file["predicted"].asstr()[:]),
+                read_texts(file, "predicted"),
                 dict(file.attrs),
+                path,
             )
+            if len(rankings.predicted) not in (0, len(rows)):
+                raise ValueError(f"{len(rankings.predicted)} landmarks are voted for {len(rows)} queries")
         except hdf5.BROKEN as error:
             raise hdf5.refused(path, error, "a store of rankings") from None
         yield rankings

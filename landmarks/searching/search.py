@@ -8,6 +8,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from landmarks import hdf5
 from landmarks.cores import CORES
 from landmarks.errors import InputError
 from landmarks.params import Distance
@@ -19,7 +20,7 @@ PIECE = 1 << 10
 _CACHED = 1 << 20
 """Bytes of the distances of a piece, so that they are still in cache when they are looked through."""
 
-Rows: TypeAlias = NDArray[np.float32] | h5py.Dataset
+Rows: TypeAlias = NDArray[np.float32] | hdf5.Rows | h5py.Dataset
 """Float32 (N, D), in memory or in a file, which is then read in pieces."""
 
 
@@ -61,6 +62,8 @@ def top_k(
     piece = min(PIECE, piece, _share(size, 4))
     if in_file:
         piece = max(1, min(piece, memory // (threads * 4 * (dimensions + len(queries)))))
+        if isinstance(index, hdf5.Rows):  # whole blocks, for of a part the checksum says nothing
+            piece = max(1, piece // index.each) * index.each if piece >= index.each else piece
     nearest = np.full((len(queries), k), np.iinfo(np.uint64).max)
     keep = _kernels.keep_all if k == size else _kernels.keep_nearest
     some = _share(len(queries), 1)

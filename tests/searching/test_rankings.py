@@ -79,7 +79,7 @@ def test_rankings_are_what_sorting_by_distance_and_row_gives(search):
     assert rankings.ranking_depth(len(index.photos), depth) == length
     assert rows.shape == distances.shape == (len(queries.photos), length)
     for place, query in enumerate(queries.photos):
-        x, y = queries.features[place]
+        [[x, y]] = queries.features[place : place + 1]
         expected = sorted(
             (abs(x - vector[0]) + abs(y - vector[1]), row)
             for row, (photo, vector) in enumerate(zip(index.photos, index.features, strict=True))
@@ -180,7 +180,11 @@ def test_a_store_that_was_not_finished_keeps_the_old_one(tmp_path):
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [(None, "no such file"), (b"text", "not an HDF5 file"), ({}, "not a store of rankings.*rows")],
+    [
+        (None, "no such file"),
+        (b"text", "damaged, or no file of landmarks rankings"),
+        ({}, "of version 1 of this format, 2 is read"),
+    ],
 )
 def test_what_is_no_store_of_rankings_is_refused(tmp_path, content, message):
     path = tmp_path / "rankings.h5"
