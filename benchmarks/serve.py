@@ -25,6 +25,7 @@ from landmarks import files, hdf5
 from landmarks.describing import describers
 from landmarks.describing.vlad import Vlad
 from landmarks.photos.catalog import Photo
+from landmarks.searching.photo_rows import write_photos
 
 WORDS = 10  # of 128 numbers each: descriptors of 1280, as efficientnet_lite0 has them
 CLASSES = 1000
@@ -71,7 +72,7 @@ def write_index(root: Path, rows: int) -> None:
             features[start : start + 10_000] = random.random(
                 (min(10_000, rows - start), WORDS * 128), np.float32
             )
-        hdf5.write_photos(file, "", photos)
+        write_photos(file, "", photos)
         file.attrs.update(kind="timm", model_sha256=files.sha256(model))
 
 
