@@ -12,6 +12,7 @@ from common import photos_below, report
 from numpy.typing import NDArray
 
 from landmarks.describing import trunks, whitening
+from landmarks.describing.engines import Execution
 from landmarks.errors import run
 from landmarks.photos.catalog import numbered
 from landmarks.searching import search
@@ -52,7 +53,7 @@ def main() -> None:
     for name, way in WAYS.items():
         settings = {"image_size": 320} | way
         trunk = trunks.pretrained("efficientnet_lite0", "imagenet", layer="avgpool", seed=0, **settings)
-        trunk.execution = trunks.Execution("openvino", device="cpu")
+        trunk.execution = Execution("openvino", device="cpu")
         described[name] = np.concatenate(list(trunk.describe(photos, 16)))
     rows = []
     for name, vectors in described.items():

@@ -20,8 +20,7 @@ ROOT = Path(__file__).parents[1]
 # Before torch is imported, here and in what tests start: on small arrays threads mostly wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-# A suite that a script starts with & inherits that Ctrl-C is ignored, one under nohup that SIGHUP is; tests
-# send both.
+# A suite that a script starts with & or nohup inherits that Ctrl-C or hangups are ignored; tests send both.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 if hasattr(signal, "SIGHUP"):
     signal.signal(signal.SIGHUP, signal.SIG_DFL)

@@ -1,5 +1,7 @@
 """What the benchmarks say where what they measure is not there."""
 
+import ast
+import importlib
 import os
 import runpy
 import shutil
@@ -42,3 +44,20 @@ def test_what_a_clone_cannot_do_is_told_with_the_reason(tmp_path, monkeypatch):
         InputError, match=r"^`ls gone` failed in a clone of this .*; run `make repro` (.*\n)+.*gone"
     ):
         do(tmp_path, "ls", "gone")
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "benchmarks").glob("*.py")), ids=lambda path: path.stem)
+def test_what_a_benchmark_takes_from_the_library_is_there(path):
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    taken = {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("landmarks"):
+            for alias in node.names:
+                place = importlib.import_module(node.module)
+                whole = getattr(place, alias.name, None) or importlib.import_module(
+                    f"{node.module}.{alias.name}"
+                )
+                taken[alias.asname or alias.name] = whole
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in taken:
+            assert hasattr(taken[node.value.id], node.attr), f"line {node.lineno}"

@@ -155,6 +155,7 @@ def test_the_model_describes_and_classifies_after_a_round_trip(photos: list[Phot
 
     figures = loop.evaluate(again, photos, RECIPE)
     linear = again.head.linear
+    assert torch.equal(linear.weight, model.head.linear.weight)
     data = torch.from_numpy(
         np.stack([whole_photo(again.options)(Image.open(path)).numpy() for path in paths])
     )
