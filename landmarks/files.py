@@ -49,6 +49,13 @@ def unreadable(path: Path, error: OSError) -> InputError:
     return InputError(f"{path}: cannot be read ({os.strerror(error.errno) if error.errno else error})")
 
 
+def other_version(path: Path, version: object, read: int) -> InputError:
+    """What to tell of `path`, a file of another `version` of its format than is `read`."""
+    return InputError(
+        f"{path}: of version {version} of its format, {read} is read; run `dvc repro` to make it anew"
+    )
+
+
 def in_copy() -> bool:
     """Whether this folder is a copy of what Git and DVC track, in which DVC runs a queued experiment."""
     return "/.dvc/tmp/exps/" in Path.cwd().as_posix()

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from xxhash import xxh3_64, xxh3_64_intdigest, xxh3_128
 
 from landmarks.errors import InputError
-from landmarks.files import HEAL, replacing, unreadable
+from landmarks.files import HEAL, other_version, replacing, unreadable
 
 
 class _Disk(io.FileIO):
@@ -151,9 +151,7 @@ def _check_head(path: Path, kind: str) -> None:
     with path.open("rb") as file:
         line = file.read(_HEADER)
         if line[:8] == b"\x89HDF\r\n\x1a\n":
-            raise InputError(
-                f"{path}: of version 1 of this format, {VERSION} is read; run `dvc repro` to make it anew"
-            )
+            raise other_version(path, 1, VERSION)
         try:
             head = json.loads(line)
             told, version, extents = head["format"], head["version"], head["rows"]
@@ -161,9 +159,7 @@ def _check_head(path: Path, kind: str) -> None:
         except (ValueError, TypeError, LookupError, OverflowError):
             raise InputError(f"{path}: damaged, or no file of {kind}; {HEAL}") from None
     if version != VERSION:
-        raise InputError(
-            f"{path}: of version {version} of this format, {VERSION} is read; run `dvc repro` to make it anew"
-        )
+        raise other_version(path, version, VERSION)
     if not whole or told != kind:
         raise InputError(f"{path}: damaged, or no file of {kind}; {HEAL}")
 

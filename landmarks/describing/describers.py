@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -11,15 +11,18 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
+from xxhash import xxh3_128
 
 from landmarks.describing.whitening import TENSORS, Whitening, learn_discriminative, learn_pca
 from landmarks.errors import InputError
-from landmarks.files import replacing, unreadable
+from landmarks.files import HEAL, other_version, replacing, unreadable
 from landmarks.photos.catalog import Photo, numbered
 from landmarks.photos.images import Source
 
 # safetensors writes several entries of metadata in an order that differs from run to run.
 _ENTRY = "landmarks"
+VERSION = 2
+"""Of what stands under that key, with a checksum since then."""
 BATCH_SIZE = 16
 
 log = logging.getLogger(__name__)
@@ -106,29 +109,47 @@ def whitened(
 
 
 def write(path: Path, describer: Describer) -> None:
-    """Write a model as safetensors; its kind and settings are JSON under one key of the metadata."""
-    metadata = {"kind": describer.kind, "settings": describer.settings()}
+    """Write a model as safetensors; its kind and settings are JSON under one key of the metadata.
+
+    With them are the version of this format, and the checksum of all else.
+    """
+    metadata: dict[str, Any] = {"kind": describer.kind, "settings": describer.settings(), "version": VERSION}
+    tensors = describer.tensors()
+    metadata["xxh3"] = _checksum(metadata, tensors)
     with replacing(path) as temporary:
         # Not save_file, whose error on a full disk is no OSError.
-        temporary.write_bytes(save(describer.tensors(), {_ENTRY: json.dumps(metadata, sort_keys=True)}))
+        temporary.write_bytes(save(tensors, {_ENTRY: json.dumps(metadata, sort_keys=True)}))
+
+
+def _checksum(metadata: Mapping[str, Any], tensors: Mapping[str, NDArray[Any]]) -> str:
+    digest = xxh3_128(json.dumps(metadata, sort_keys=True).encode())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {tensor.shape}".encode())
+        digest.update(np.ascontiguousarray(tensor).reshape(-1).view(np.uint8).data)
+    return digest.hexdigest()
 
 
 def read(path: Path, **execution: str) -> Describer:
     """Read the model at `path`; a trunk is run by `execution`, the fields of `engines.Execution`.
 
-    Raises `InputError` if the file is not a model of this pipeline, or cannot be read.
+    Raises `InputError` if the file is not a model of this pipeline, is damaged, or cannot be read.
     """
     try:
         path.open("rb").close()  # safetensors takes what it must not read for missing
         with safe_open(path, framework="numpy") as file:
             metadata = json.loads((file.metadata() or {})[_ENTRY])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        settings, version = dict(metadata["settings"]), metadata.get("version", 1)
+        told = metadata.pop("xxh3", None)
     except OSError as error:
         raise unreadable(path, error) from None
-    except (SafetensorError, KeyError, ValueError) as error:
+    except (SafetensorError, KeyError, ValueError, AttributeError) as error:
         raise InputError(f"{path}: not a model of this pipeline ({error}); `dvc repro` makes one") from None
+    if version != VERSION:
+        raise other_version(path, version, VERSION)
+    if told != _checksum(metadata, tensors):
+        raise InputError(f"{path}: damaged; {HEAL}")
     try:
-        settings = dict(metadata["settings"])
         method = settings.pop("whitening", None)
         learned = [tensors.pop(f"{TENSORS}.{name}") for name in ("mean", "projection")] if method else []
         model = _restored(metadata["kind"], tensors, settings, execution)

@@ -47,7 +47,7 @@ def written(trunk, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def metadata(trunk):
-    return {"kind": trunk.kind, "settings": trunk.settings()}
+    return {"kind": trunk.kind, "settings": trunk.settings(), "version": describers.VERSION}
 
 
 def test_a_model_read_back_describes_the_same(trunk, written, make_photo, tmp_path):
@@ -120,24 +120,45 @@ def test_a_truncated_model_is_refused_by_name(written, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "change",
+    ("change", "said"),
     [
-        lambda metadata: None,
-        lambda metadata: {"format": "pt"},
-        lambda metadata: {"landmarks": "no JSON"},
-        lambda metadata: {"landmarks": "[]"},
-        lambda metadata: {"landmarks": "{}"},
-        lambda metadata: {"landmarks": json.dumps(metadata | {"settings": {"backbone": "resnet18"}})},
-        lambda metadata: {"landmarks": json.dumps(metadata)},
+        (lambda metadata: None, "not a model of this pipeline"),
+        (lambda metadata: {"format": "pt"}, "not a model of this pipeline"),
+        (lambda metadata: {"landmarks": "no JSON"}, "not a model of this pipeline"),
+        (lambda metadata: {"landmarks": "[]"}, "not a model of this pipeline"),
+        (lambda metadata: {"landmarks": "{}"}, "not a model of this pipeline"),
+        (lambda metadata: {"landmarks": json.dumps(metadata | {"settings": {}})}, "damaged; delete it and"),
+        (lambda metadata: {"landmarks": json.dumps(metadata)}, "damaged; delete it and its copy"),
+        (
+            lambda metadata: {"landmarks": json.dumps(metadata | {"version": 3})},
+            "of version 3 of its format, 2",
+        ),
+        (
+            lambda metadata: {"landmarks": json.dumps({**metadata, "version": 1})},
+            "of version 1 of its format, 2 is read; run `dvc repro` to make it anew",
+        ),
     ],
-    ids=["no metadata", "of another tool", "no JSON", "a list", "no settings", "half", "other tensors"],
+    ids=["none", "another", "no JSON", "a list", "no settings", "half", "other tensors", "newer", "older"],
 )
-def test_safetensors_of_something_else_are_refused_by_name(tmp_path, metadata, change):
+def test_safetensors_of_something_else_are_refused_by_name(tmp_path, metadata, change, said):
     path = tmp_path / "model.safetensors"
     save_file({"conv1.weight": np.zeros((1, 2), np.float32)}, path, change(metadata))
-    with pytest.raises(InputError, match="not a model of this pipeline") as caught:
+    with pytest.raises(InputError) as caught:
         describers.read(path)
-    assert str(caught.value).startswith(f"{path}: ")
+    assert str(caught.value).startswith(f"{path}: {said}")
+
+
+def test_a_bit_that_has_changed_anywhere_in_a_model_is_noticed(written, tmp_path):
+    path, content = tmp_path / "model.safetensors", bytearray(written.read_bytes())
+    random = np.random.default_rng(5)
+    header = int.from_bytes(content[:8], "little")
+    places = [*random.integers(0, 8 * len(content), 15), *random.integers(0, 8 * (8 + header), 15)]
+    for place in places:
+        content[place // 8] ^= 1 << place % 8
+        path.write_bytes(content)
+        with pytest.raises(InputError):
+            describers.read(path)
+        content[place // 8] ^= 1 << place % 8
 
 
 def test_a_missing_model_says_what_makes_it(tmp_path):

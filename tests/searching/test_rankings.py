@@ -183,7 +183,7 @@ def test_a_store_that_was_not_finished_keeps_the_old_one(tmp_path):
     [
         (None, "no such file"),
         (b"text", "damaged, or no file of landmarks rankings"),
-        ({}, "of version 1 of this format, 2 is read"),
+        ({}, "of version 1 of its format, 2 is read"),
     ],
 )
 def test_what_is_no_store_of_rankings_is_refused(tmp_path, content, message):
