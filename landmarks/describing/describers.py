@@ -143,7 +143,7 @@ def read(path: Path, **execution: str) -> Describer:
         told = metadata.pop("xxh3", None)
     except OSError as error:
         raise unreadable(path, error) from None
-    except (SafetensorError, KeyError, ValueError, AttributeError) as error:
+    except (SafetensorError, LookupError, ValueError, TypeError, AttributeError) as error:
         raise InputError(f"{path}: not a model of this pipeline ({error}); `dvc repro` makes one") from None
     if version != VERSION:
         raise other_version(path, version, VERSION)
