@@ -57,6 +57,28 @@ def test_the_names_of_a_package_are_there(package):
     )
 
 
+def told(package):
+    """The names in the first lines of `package`, but for paths."""
+    return set(re.findall(r"`(\w+)(?:\.(?!csv)\w+)?`", importlib.import_module(package).__doc__))
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_the_first_lines_of_a_package_tell_names_that_are_there(package):
+    rooms = (ROOT / "landmarks", ROOT / package.replace(".", "/"), ROOT / "stages")
+    there = {path.stem for room in rooms for path in room.iterdir()}
+    assert told(package) <= there.union(getattr(importlib.import_module(package), "__all__", ()))
+
+
+def test_the_first_lines_of_a_package_tell_what_others_use_of_it():
+    imports = re.compile(r"^ *from (landmarks\.\w+)([\w.]*) import (\([^)]+|[^#\n]+)", re.MULTILINE)
+    for path in (ROOT / "landmarks").rglob("*/*.py"):
+        own = f"landmarks.{path.relative_to(ROOT / 'landmarks').parts[0]}"
+        for package, module, names in imports.findall(path.read_text(encoding="utf-8")):
+            if package in PACKAGES and package != own:
+                used = set(re.findall(r"(?<!as )\b(?!as\b)\w+", names))
+                assert {module.removeprefix(".")} <= told(package) or used <= told(package), (path, names)
+
+
 def test_the_names_of_the_library_are_few():
     assert set(landmarks.__all__) == {
         *("InputError", "asking", "describing", "photos", "reranking", "scoring", "searching", "training")

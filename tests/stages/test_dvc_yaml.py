@@ -128,3 +128,8 @@ def test_a_stage_declares_the_parameters_that_it_reads(stage, model):
     assert read
     known = declared | NOT_SHAPING.get(stage, set())
     assert {name for name in read if not {name, name.partition(".")[0]} & known} == set()
+
+
+def test_the_first_stage_checks_what_dvc_puts_into_commands_and_paths():
+    used = re.findall(r"\$\{(\w+)\}", (ROOT / "dvc.yaml").read_text(encoding="utf-8"))
+    assert set(used) == set(STAGES["check"]["params"])
