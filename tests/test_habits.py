@@ -66,6 +66,10 @@ def test_the_workflow_checks_and_tests_on_the_oldest_python_and_a_newer_one():
     assert versions[0] == tuple(map(int, oldest.split("."))) < versions[-1]
 
 
+def test_a_test_that_hangs_is_ended(pytestconfig):
+    assert 0 < float(pytestconfig.getini("timeout")) < 600
+
+
 def test_the_changelog_and_the_citation_are_of_this_version():
     released = re.findall(r"^## \[(\d.*)\] - (\S+)$", read("CHANGELOG.md"), re.MULTILINE)
     assert released[0][0] == landmarks.__version__

@@ -1,5 +1,6 @@
 """Which checkpoints a training goes on from, in folders that hold what several runs have left."""
 
+import os
 import random
 import re
 import shutil
@@ -185,6 +186,20 @@ def test_killed_after_any_epoch_it_goes_on_from_the_newest_and_nothing_is_said(
         course = trainings.resumed(folder)
         assert len(course.history) == max(found[1] for name in (LAST, BEST) if (found := held(folder / name)))
     assert caplog.text == ""
+
+
+def test_a_checkpoint_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
+    synced = []
+    monkeypatch.setattr(
+        checkpoints.os, "fsync", lambda file: synced.append((os.fstat(file).st_size, path.exists()))
+    )
+    for count in (0, 1, 5000):
+        path = tmp_path / f"{count}.pt"
+        checkpoints.write(
+            checkpoints.Checkpoint(path, RUN, {"weight": torch.ones(count)}, {}, [], 0), ["abbey"]
+        )
+        assert synced.pop() == (path.stat().st_size, False)
+    assert not synced
 
 
 @pytest.fixture
