@@ -6,7 +6,6 @@ import re
 import shutil
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Thread, Timer
 from time import sleep
@@ -18,7 +17,7 @@ from landmarks import params
 from landmarks.describing import trunks
 from landmarks.errors import InputError
 from landmarks.photos.catalog import Photo
-from landmarks.training import checkpoints, events, loop
+from landmarks.training import checkpoints, loop
 from landmarks.training.checkpoints import BEST, LAST
 
 EPOCHS = 12
@@ -251,14 +250,3 @@ def test_without_locks_a_run_goes_on(waited, tmp_path, monkeypatch, error):
     with checkpoints.alone(tmp_path / RUN):
         assert (tmp_path / RUN).is_dir()
     assert not waited
-
-
-def test_event_files_of_runs_that_begin_together_lie_apart(tmp_path):
-    photo = torch.zeros(3, 4, 4, dtype=torch.uint8)
-    with ThreadPoolExecutor(4) as pool:
-        runs = list(
-            pool.map(lambda _: events.Events(tmp_path / "runs", "resnet18", "demo", [photo]), range(8))
-        )
-    assert len({run.writer.logdir for run in runs}) == len(list((tmp_path / "runs").iterdir())) == 8
-    for run in runs:
-        run.writer.close()
