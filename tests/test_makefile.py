@@ -92,6 +92,10 @@ def test_the_environment_lies_where_it_is_wanted_and_is_made_once(run, folder, e
     assert run(folder, environment, "test")[0] == ["pytest"]
 
 
+def test_the_slow_tests_are_those_that_are_marked(run):
+    assert run("repository", None, "test-slow")[0][-1] == "pytest -m slow"
+
+
 def test_a_new_requirement_is_installed(run, tmp_path):
     run("my repository", "an env", "test")
     for name in ("requirements.txt", "pyproject.toml"):

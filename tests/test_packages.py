@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 import zipfile
 from pathlib import Path
 
@@ -18,6 +19,16 @@ ROOT = Path(__file__).parents[1]
 PACKAGES = sorted(
     ".".join(path.parent.relative_to(ROOT).parts) for path in (ROOT / "landmarks").rglob("__init__.py")
 )
+NAMES = {
+    "landmarks": "InputError asking describing photos reranking scoring searching training",
+    "landmarks.photos": "Crop Photo read read_photos",
+    "landmarks.describing": "Describer Trunk Vlad pretrained",
+    "landmarks.training": "Training evaluate",
+    "landmarks.searching": "Block Rankings Store top_k",
+    "landmarks.reranking": "Reranker",
+    "landmarks.scoring": "average_precision score",
+    "landmarks.asking": "Answer Index",
+}
 EXAMPLES = [
     "describing.pooling",
     "training.losses",
@@ -57,10 +68,33 @@ def test_the_names_of_a_package_are_there(package):
     )
 
 
-def test_the_names_of_the_library_are_few():
-    assert set(landmarks.__all__) == {
-        *("InputError", "asking", "describing", "photos", "reranking", "scoring", "searching", "training")
-    }
+def told(package):
+    """The names in the first lines of `package`, but for paths."""
+    return set(re.findall(r"`(\w+)(?:\.(?!csv)\w+)?`", importlib.import_module(package).__doc__))
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_the_first_lines_of_a_package_tell_names_that_are_there(package):
+    rooms = (ROOT / "landmarks", ROOT / package.replace(".", "/"), ROOT / "stages")
+    there = {path.stem for room in rooms for path in room.iterdir()}
+    assert told(package) <= there.union(getattr(importlib.import_module(package), "__all__", ()))
+
+
+def test_the_first_lines_of_a_package_tell_what_others_use_of_it():
+    imports = re.compile(r"^ *from (landmarks\.\w+)([\w.]*) import (\([^)]+|[^#\n]+)", re.MULTILINE)
+    for path in (ROOT / "landmarks").rglob("*/*.py"):
+        own = f"landmarks.{path.relative_to(ROOT / 'landmarks').parts[0]}"
+        for package, module, names in imports.findall(path.read_text(encoding="utf-8")):
+            if package in PACKAGES and package != own:
+                used = set(re.findall(r"(?<!as )\b(?!as\b)\w+", names))
+                assert {module.removeprefix(".")} <= told(package) or used <= told(package), (path, names)
+
+
+@pytest.mark.parametrize("package", NAMES)
+def test_the_public_names_are_few_and_stay(package):
+    module, names = importlib.import_module(package), NAMES[package].split()
+    assert sorted(module.__all__) == names
+    assert [getattr(module, name).__name__.rpartition(".")[2] for name in names] == names
 
 
 @pytest.mark.parametrize("module", EXAMPLES)
@@ -94,6 +128,34 @@ def test_what_the_documentation_does_from_python_works(built, tmp_path, monkeypa
     first, second = capsys.readouterr().out.splitlines()
     assert first.startswith("data/demo/images/castle_keep/018.jpg castle {'castle': 3}")
     assert second.startswith("data/demo/images/old_bridge/004.jpg 故宫 {'故宫': 3}")
+
+
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+
+
+def test_the_command_that_is_installed_tells_errors_in_a_line():
+    module, _, name = PROJECT["scripts"]["landmarks"].partition(":")
+    assert (module, getattr(importlib.import_module(module), name).__name__) == (
+        "landmarks.asking.cli",
+        "main",
+    )
+
+
+PACKED = {
+    "cv2": "opencv-contrib-python-headless",
+    "PIL": "pillow",
+    "ruamel": "ruamel.yaml",
+    "sklearn": "scikit-learn",
+}
+BELOW_FASTAPI = {"anyio", "starlette"}
+
+
+def test_what_is_imported_is_installed_with_the_library():
+    code = [path.read_text() for room in ("landmarks", "stages") for path in (ROOT / room).rglob("*.py")]
+    imports = re.findall(r"^ *(?:import (\w+)|from (\w+)[\w.]* import)", "\n".join(code), re.MULTILINE)
+    others = {name for pair in imports for name in pair if name} - sys.stdlib_module_names - BELOW_FASTAPI
+    wanted = {PACKED.get(name, name).replace("_", "-") for name in others - {"landmarks", "stages"}}
+    assert wanted <= {re.split("[<>=]", line)[0] for line in PROJECT["dependencies"]}
 
 
 USED = """

@@ -111,7 +111,7 @@ def test_any_file_is_read_as_by_csv_or_refused_with_its_first_row_that_is_not_wh
 )
 @pytest.mark.parametrize("place", [0, 1, 15_000, 19_999])
 def test_a_row_is_found_wherever_it_stands(row, told, place):
-    """pandas reads in pieces of 256 kB, and and holds a row against the one before it."""
+    """pandas reads in pieces of 256 kB, and holds a row against the one before it."""
     rows = [f"photos/{number}.jpg,castle" for number in range(20_000 if place > 1 else 3)]
     rows[place] = row
     Path("table.csv").write_text("\n".join(["path,class", *rows, ""]))

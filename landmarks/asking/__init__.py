@@ -1,7 +1,7 @@
 """Questions to what the pipeline made: from Python, from the command line and from a web page.
 
-It reads `models/model.safetensors`, `features/index.h5` and `reports/`, and writes nothing that a stage
-reads.
+It reads `models/model.safetensors`, `features/index.h5` and `reports/`. No stage reads what it writes, but
+for published photos and ground truth, which the command line brings into `data/<dataset>/`.
 """
 
 import lazy_loader

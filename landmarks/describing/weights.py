@@ -42,7 +42,10 @@ log = logging.getLogger(__name__)
 
 
 def read(path: Path) -> object:
-    """What is in a `.safetensors` or a `.pth`/`.pth.tar` file, which is read weights-only."""
+    """What is in a `.safetensors` or a `.pth`/`.pth.tar` file, which is read weights-only.
+
+    Raises `InputError` if it is gone, broken, holds more than tensors, or is what the stage writes.
+    """
     if path.resolve() == Path("models/model.safetensors").resolve():
         raise InputError(
             f"weights: {path} is what this stage writes, and DVC deletes it before; copy it elsewhere first"
@@ -94,7 +97,8 @@ def load(net: nn.Module, content: object, source: str) -> None:
     """Load the tensors in `content` into `net`; the classifier's are left out, and all others must fit.
 
     They may be in dicts within dicts and have a prefix, as those of checkpoints and of larger networks do.
-    If several fit, those of a moving average (ema, teacher) are taken, as by timm, or else the first.
+    If several fit, those of a moving average (ema, teacher) are taken, as by timm, or else the first. Raises
+    `InputError` with what does not fit, naming `source`.
     """
     own = net.state_dict()
     heads = _classifier_prefixes(net)

@@ -2,7 +2,8 @@
 
 For the stages `check`, `create_csv` and `split`. It reads `data/<dataset>/`, and writes `data/catalog.csv`,
 `data/near_copies.csv`, `data/rejected.csv`, `data/ground_truth.csv` and `data/splits/`. Other packages open
-photos by `images`, and read and write the tables by `catalog` and `ground_truth`.
+photos by `images`, and read and write the tables by `catalog` and `ground_truth`. `asking` also uses
+`folders` and `fetching`.
 """
 
 import lazy_loader

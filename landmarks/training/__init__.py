@@ -1,8 +1,8 @@
 """Fine-tuning a trunk on the landmarks.
 
 For the stage `model` with `model: finetuned`. It reads the photos of `data/splits/train.csv` and `val.csv`,
-and writes `models/checkpoints/` and the event files in `runs/`. Other packages use
-`loop.Training`, and `loop.evaluate` for what it made.
+and writes `models/checkpoints/` and the event files in `runs/`. Other packages use `loop.Training`, and
+`loop.evaluate` for what it made.
 """
 
 import lazy_loader

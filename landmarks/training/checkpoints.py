@@ -28,7 +28,6 @@ from landmarks.training.processes import first_says, rank, world
 
 log = logging.getLogger(__name__)
 
-
 LAST, BEST = "last.pt", "best.pt"
 LIBRARY = Path(__file__).parents[1]
 SHAPING = ("photos", "describing", "training")

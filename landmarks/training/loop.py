@@ -38,7 +38,6 @@ from landmarks.training.sampling import Order, Photos, augmentation, derived_see
 
 log = logging.getLogger(__name__)
 
-
 COLLAPSED = 0.99
 """Above this mean cosine of two photos, embeddings tell nothing apart any more."""
 

@@ -8,11 +8,12 @@ from unicodedata import normalize
 import pytest
 from PIL import Image
 
-from landmarks.asking.copies import Names, save
+from landmarks.asking.copies import RESULTS, Names, save
 from landmarks.asking.questions import Answer, Index, Result
 from landmarks.errors import InputError
 from landmarks.photos.catalog import Photo
 from landmarks.photos.folders import printable
+from landmarks.scoring.measures import NO_CLASS
 
 
 def test_out_has_a_sheet_the_results_and_a_table_of_them(ask, built, tmp_path):
@@ -191,6 +192,14 @@ def test_copies_of_results_have_names_that_a_file_system_takes(tmp_path, make_ph
     copies = sorted((tmp_path / "out/query").iterdir())
     assert [one.name for one in copies] == [copy, copy.replace("01", "02", 1)]
     assert all(one.read_bytes() == (tmp_path / path).read_bytes() for one in copies)
+
+
+def test_a_photo_like_no_landmark_is_told_in_the_table(tmp_path, make_photo):
+    make_photo(tmp_path / "1.png", format="PNG")
+    answer = Answer(None, {}, 0.5, [Result(1, 0, Photo("1.png", "abbey"), 0.5)])
+    (tmp_path / "out").mkdir()
+    rows = save(tmp_path / "out", "1", SimpleNamespace(root=tmp_path), tmp_path / "1.png", answer)
+    assert [dict(zip(RESULTS, row, strict=True))["predicted_class"] for row in rows] == [NO_CLASS]
 
 
 def test_a_folder_too_deep_for_its_names_is_one_line(ask, tmp_path):

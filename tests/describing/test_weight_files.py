@@ -26,6 +26,18 @@ class Trap:
         return Path.touch, (self.path,)
 
 
+@pytest.mark.parametrize("name", ["models/model.safetensors", "../{}/models/model.safetensors", "link.pth"])
+@pytest.mark.parametrize("there", [True, False])
+def test_what_the_stage_writes_and_dvc_deletes_before_is_refused(tmp_path, monkeypatch, name, there):
+    monkeypatch.chdir(tmp_path)
+    Path("link.pth").symlink_to("models/model.safetensors")
+    Path("models").mkdir()
+    if there:
+        save(Path("models/model.safetensors"), {"conv1.weight": torch.ones(1)})
+    with pytest.raises(InputError, match="is what this stage writes, .*; copy it elsewhere first"):
+        read(Path(name.format(tmp_path.name)))
+
+
 @pytest.mark.parametrize(
     "inside",
     [lambda trap: trap, lambda trap: {"state_dict": {"conv1.weight": trap}}],

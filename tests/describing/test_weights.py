@@ -7,6 +7,7 @@ import timm
 import torch
 from numpy.testing import assert_array_equal
 
+from landmarks.describing.whitening import TENSORS
 from landmarks.errors import InputError
 
 from .conftest import SIZE, load_tiny, pretrained, save
@@ -256,6 +257,11 @@ def test_the_classifier_of_a_file_is_dropped(network, trunk):
     assert set(state) - set(loaded) == {"fc.weight", "fc.bias"}
     for name, tensor in loaded.items():
         assert_array_equal(tensor, state[name].numpy())
+
+
+def test_the_whitening_of_a_model_of_this_pipeline_is_dropped(tiny, tmp_path):
+    learned = {f"{TENSORS}.mean": torch.ones(3), f"{TENSORS}.projection": torch.eye(3)}
+    check_tiny(save(tmp_path / "w.safetensors", tiny | learned), tiny)
 
 
 def test_a_classifier_of_several_layers_is_dropped(tmp_path, network, trunk):

@@ -1,11 +1,11 @@
 """Which checkpoints a training goes on from, in folders that hold what several runs have left."""
 
+import os
 import random
 import re
 import shutil
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Thread, Timer
 from time import sleep
@@ -17,7 +17,7 @@ from landmarks import params
 from landmarks.describing import trunks
 from landmarks.errors import InputError
 from landmarks.photos.catalog import Photo
-from landmarks.training import checkpoints, events, loop
+from landmarks.training import checkpoints, loop
 from landmarks.training.checkpoints import BEST, LAST
 
 EPOCHS = 12
@@ -187,6 +187,20 @@ def test_killed_after_any_epoch_it_goes_on_from_the_newest_and_nothing_is_said(
     assert caplog.text == ""
 
 
+def test_a_checkpoint_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
+    synced = []
+    monkeypatch.setattr(
+        checkpoints.os, "fsync", lambda file: synced.append((os.fstat(file).st_size, path.exists()))
+    )
+    for count in (0, 1, 5000):
+        path = tmp_path / f"{count}.pt"
+        checkpoints.write(
+            checkpoints.Checkpoint(path, RUN, {"weight": torch.ones(count)}, {}, [], 0), ["abbey"]
+        )
+        assert synced.pop() == (path.stat().st_size, False)
+    assert not synced
+
+
 @pytest.fixture
 def waited(monkeypatch):
     """How often there was a wait, which is a short one."""
@@ -236,14 +250,3 @@ def test_without_locks_a_run_goes_on(waited, tmp_path, monkeypatch, error):
     with checkpoints.alone(tmp_path / RUN):
         assert (tmp_path / RUN).is_dir()
     assert not waited
-
-
-def test_event_files_of_runs_that_begin_together_lie_apart(tmp_path):
-    photo = torch.zeros(3, 4, 4, dtype=torch.uint8)
-    with ThreadPoolExecutor(4) as pool:
-        runs = list(
-            pool.map(lambda _: events.Events(tmp_path / "runs", "resnet18", "demo", [photo]), range(8))
-        )
-    assert len({run.writer.logdir for run in runs}) == len(list((tmp_path / "runs").iterdir())) == 8
-    for run in runs:
-        run.writer.close()
