@@ -3,14 +3,12 @@
 import errno
 import hashlib
 import os
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from landmarks.errors import InputError
-
-HEAL = "delete it and its copy in DVC's cache, then run `dvc repro` (docs/troubleshooting.md)"
-"""What to do with a damaged file: DVC's cache may hold the same bytes, and would put them back."""
 
 
 @contextmanager
@@ -47,6 +45,18 @@ def unreadable(path: Path, error: OSError) -> InputError:
     if isinstance(error, FileNotFoundError):
         return InputError(f"{path}: no such file; `dvc repro` makes it")
     return InputError(f"{path}: cannot be read ({os.strerror(error.errno) if error.errno else error})")
+
+
+def damaged(path: Path, what: str = "damaged") -> InputError:
+    """What to tell of `path`, an output of a stage that is not as the stage wrote it.
+
+    DVC's cache may hold the same bytes as a hard link, and put them back.
+    """
+    name = shlex.quote(path.as_posix())
+    return InputError(
+        f"{path}: {what}; to make it anew, run: "
+        f"find .dvc/cache -samefile {name} -delete; rm -f {name}; dvc repro"
+    )
 
 
 def other_version(path: Path, version: object, read: int) -> InputError:

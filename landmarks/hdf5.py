@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from xxhash import xxh3_64, xxh3_64_intdigest, xxh3_128
 
 from landmarks.errors import InputError
-from landmarks.files import HEAL, other_version, replacing, unreadable
+from landmarks.files import damaged, other_version, replacing, unreadable
 
 
 class _Disk(io.FileIO):
@@ -157,11 +157,11 @@ def _check_head(path: Path, kind: str) -> None:
             told, version, extents = head["format"], head["version"], head["rows"]
             whole = head["xxh3"] == _sum_of_others(file, [[int(at), int(length)] for at, length in extents])
         except (ValueError, TypeError, LookupError, OverflowError):
-            raise InputError(f"{path}: damaged, or no file of {kind}; {HEAL}") from None
+            raise damaged(path, f"damaged, or no file of {kind}") from None
     if version != VERSION:
         raise other_version(path, version, VERSION)
     if not whole or told != kind:
-        raise InputError(f"{path}: damaged, or no file of {kind}; {HEAL}")
+        raise damaged(path, f"damaged, or no file of {kind}")
 
 
 @contextmanager
@@ -176,7 +176,7 @@ def opened(path: Path, kind: str) -> Iterator[h5py.File]:
     except OSError as error:
         if told := _told(path, error):
             raise told from None
-        raise InputError(f"{path}: not an HDF5 file ({error}); {HEAL}") from None
+        raise damaged(path, f"not an HDF5 file ({error})") from None
     with file:
         try:
             yield file
@@ -234,7 +234,7 @@ class Rows:
                 else self._rows[first:last]
             )
             if xxh3_64_intdigest(part.data) != int(self._sums[block]):
-                raise InputError(f"{self._path}: rows {first} to {last - 1} are damaged; {HEAL}")
+                raise damaged(self._path, f"rows {first} to {last - 1} are damaged")
             self._checked[block] = True
 
 

@@ -13,9 +13,7 @@ from landmarks.errors import InputError
 from landmarks.photos.catalog import Photo
 from landmarks.searching import features, rankings
 
-BROKEN = (
-    "damaged, or no file of landmarks features; delete it and its copy in DVC's cache, then run `dvc repro`"
-)
+BROKEN = "damaged, or no file of landmarks features; to make it anew, run: find .dvc/cache -samefile "
 LOCKING = """
 import fcntl, sys, time
 file = open(sys.argv[1], "r+b")
@@ -175,7 +173,7 @@ def header_overwritten(path):
 def test_what_is_proved_broken_is_to_be_deleted(store, spoil):
     spoil(store)
     message = refusal(store)
-    assert message == f"{BROKEN} (docs/troubleshooting.md)"
+    assert message == f"{BROKEN}{store} -delete; rm -f {store}; dvc repro"
 
 
 @pytest.mark.parametrize(

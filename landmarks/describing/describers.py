@@ -15,7 +15,7 @@ from xxhash import xxh3_128
 
 from landmarks.describing.whitening import TENSORS, Whitening, learn_discriminative, learn_pca
 from landmarks.errors import InputError
-from landmarks.files import HEAL, other_version, replacing, unreadable
+from landmarks.files import damaged, other_version, replacing, unreadable
 from landmarks.photos.catalog import Photo, numbered
 from landmarks.photos.images import Source
 
@@ -148,7 +148,7 @@ def read(path: Path, **execution: str) -> Describer:
     if version != VERSION:
         raise other_version(path, version, VERSION)
     if told != _checksum(metadata, tensors):
-        raise InputError(f"{path}: damaged; {HEAL}")
+        raise damaged(path)
     try:
         method = settings.pop("whitening", None)
         learned = [tensors.pop(f"{TENSORS}.{name}") for name in ("mean", "projection")] if method else []

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from landmarks import hdf5
 from landmarks.errors import InputError
-from landmarks.files import HEAL
+from landmarks.files import damaged
 from landmarks.photos.catalog import Photo, rows_by_path
 from landmarks.progress import tqdm
 from landmarks.searching.features import Store
@@ -59,7 +59,7 @@ class Rankings:
         """The rankings of the queries `part`. Raises `InputError` where they are damaged, or no rankings."""
         rows, distances = self.rows[part], self.distances[part]
         if (rows < NO_ROW).any() or (rows >= len(self.index)).any() or np.isnan(distances).any():
-            raise InputError(f"{self.path}: results that are no rows of the index; {HEAL}")
+            raise damaged(self.path, "has results that are no rows of the index")
         return Block(rows, distances)
 
 

@@ -127,8 +127,11 @@ def test_a_truncated_model_is_refused_by_name(written, tmp_path):
         (lambda metadata: {"landmarks": "no JSON"}, "not a model of this pipeline"),
         (lambda metadata: {"landmarks": "[]"}, "not a model of this pipeline"),
         (lambda metadata: {"landmarks": "{}"}, "not a model of this pipeline"),
-        (lambda metadata: {"landmarks": json.dumps(metadata | {"settings": {}})}, "damaged; delete it and"),
-        (lambda metadata: {"landmarks": json.dumps(metadata)}, "damaged; delete it and its copy"),
+        (
+            lambda metadata: {"landmarks": json.dumps(metadata | {"settings": {}})},
+            "damaged; to make it anew, run: find",
+        ),
+        (lambda metadata: {"landmarks": json.dumps(metadata)}, "damaged; to make it anew, run: find"),
         (
             lambda metadata: {"landmarks": json.dumps(metadata | {"version": 3})},
             "of version 3 of its format, 2",

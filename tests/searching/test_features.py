@@ -355,7 +355,7 @@ def write_other_hdf5(path):
     ("make", "message"),
     [
         (lambda path: None, "no such file"),
-        (lambda path: path.write_bytes(b""), "damaged, or no file of landmarks features; delete"),
+        (lambda path: path.write_bytes(b""), "damaged, or no file of landmarks features; to make"),
         (lambda path: path.write_text("features"), "damaged, or no file of"),
         (lambda path: path.mkdir(), "cannot be read \\(Is a directory\\)"),
         (write_other_hdf5, "of version 1 of its format, 2 is read; run `dvc repro`"),
