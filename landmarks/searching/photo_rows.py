@@ -29,8 +29,9 @@ def read_photos(file: h5py.File, prefix: str, count: int | None = None) -> list[
     """
     paths = read_texts(file, prefix + HEADER[0], count)
     classes = read_texts(file, prefix + HEADER[1], len(paths))
-    if outside := next((path for path in paths if not _inside(path)), None):
-        raise ValueError(f"{outside!r} is no path in the repository")
+    for path in paths:
+        if not _inside(path):
+            raise ValueError(f"{path!r} is no path in the repository")
     boxes: list[list[float]] = [[np.nan]] * len(paths)
     if prefix + "box" in file:
         boxes = plain(file, prefix + "box", (len(paths), len(BOX)), np.float64)[:].tolist()
