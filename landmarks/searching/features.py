@@ -134,9 +134,7 @@ def opened(path: Path) -> Iterator[Store]:
         try:
             rows = hdf5.Rows(path, file, "features", (None, None), np.float32)
             store = Store(rows, read_photos(file, "", len(rows)), dict(file.attrs))
-            if len({photo.image_path for photo in store.photos}) < len(rows) and not any(
-                photo.box for photo in store.photos
-            ):
+            if len(set(store.photos)) < len(rows):  # of a photo there may be several boxes
                 raise ValueError("a photo is there twice")
             if not isinstance(store.attributes["model_sha256"], str):
                 raise ValueError("model_sha256 is no text")
