@@ -134,6 +134,12 @@ def test_numbers_are_written_as_str_has_them():
     )
 
 
+@pytest.mark.parametrize("name", ["~/table.csv", "~root/table.csv", "table.csv.gz", "table.zip"])
+def test_the_name_of_a_file_is_only_its_name(name):
+    tables.write(Path(name), ("path", "class"), [("001", "NA")])
+    assert tables.read(Path(name), ("path", "class")).values.tolist() == [["001", "NA"]]
+
+
 def test_what_is_missing_is_told_with_what_makes_it():
     with pytest.raises(InputError, match=r"^gone\.csv: no such file; `make it` makes it$"):
         tables.read(Path("gone.csv"), ("path",), made_by="make it")

@@ -34,7 +34,7 @@ def test_what_the_stage_writes_and_dvc_deletes_before_is_refused(tmp_path, monke
     Path("models").mkdir()
     if there:
         save(Path("models/model.safetensors"), {"conv1.weight": torch.ones(1)})
-    with pytest.raises(InputError, match="is what this stage writes, .*; copy it elsewhere first"):
+    with pytest.raises(InputError, match=r"is what this stage writes, .*; copy it elsewhere first"):
         read(Path(name.format(tmp_path.name)))
 
 
