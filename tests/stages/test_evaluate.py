@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 import yaml
 
+from landmarks import tables
 from landmarks.photos import ground_truth
 from landmarks.photos.catalog import Photo
+from landmarks.scoring import reports
 from landmarks.searching import rankings
 from landmarks.searching.rankings import Block
 from landmarks.searching.search import top_k
@@ -69,6 +71,17 @@ def test_the_interval_of_map_is_told_if_it_is_asked_for(tmp_path, monkeypatch, r
     metrics = json.loads(Path("reports/metrics.json").read_text())
     assert {"map_low", "map_high"} & set(metrics) == ({"map_low", "map_high"} if resamples else set())
     assert metrics.get("map_low", 0) < metrics["map"] < metrics.get("map_high", 1)
+
+
+@pytest.mark.parametrize("each", [1, 3, 5])
+def test_the_first_ten_results_are_kept_for_people(tmp_path, monkeypatch, each):
+    monkeypatch.chdir(tmp_path)
+    random = np.random.default_rng(0)
+    queries, index = photos(2, "q"), photos(each, "i")
+    evaluated(queries, described(queries, random, 5), index, described(index, random, 5))
+    results = tables.read(Path("reports/results.csv"), reports.HEADERS[reports.RESULTS])
+    ranks = list(map(str, range(1, min(10, len(index)) + 1)))
+    assert results["rank"].tolist() == ranks * len(queries)
 
 
 @pytest.mark.parametrize(
