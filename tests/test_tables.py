@@ -1,4 +1,5 @@
 import csv
+import errno
 import io
 import re
 import subprocess
@@ -134,9 +135,24 @@ def test_numbers_are_written_as_str_has_them():
     )
 
 
+@pytest.mark.parametrize("name", ["~/table.csv", "~root/table.csv", "table.csv.gz", "table.zip"])
+def test_the_name_of_a_file_is_only_its_name(name):
+    tables.write(Path(name), ("path", "class"), [("001", "NA")])
+    assert tables.read(Path(name), ("path", "class")).values.tolist() == [["001", "NA"]]
+
+
 def test_what_is_missing_is_told_with_what_makes_it():
     with pytest.raises(InputError, match=r"^gone\.csv: no such file; `make it` makes it$"):
         tables.read(Path("gone.csv"), ("path",), made_by="make it")
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EIO, errno.EMFILE])
+def test_what_cannot_be_read_is_not_told_to_be_missing(unreadable, number):
+    tables.write(Path("table.csv"), ("path", "class"), [])
+    unreadable(Path("table.csv"), number)
+    with pytest.raises(OSError) as caught:  # noqa: PT011, which is checked below
+        tables.read(Path("table.csv"), ("path", "class"))
+    assert caught.value.errno == number
 
 
 @pytest.mark.parametrize("stage", ["retrieve", "rerank", "evaluate", "gallery"])

@@ -7,9 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 
+from landmarks import tables
 from landmarks.photos import ground_truth
 from landmarks.photos.catalog import Photo
+from landmarks.scoring import reports
 from landmarks.searching import rankings
 from landmarks.searching.rankings import Block
 from landmarks.searching.search import top_k
@@ -53,6 +56,32 @@ def test_nothing_is_said_of_rankings_that_are_right_or_wrong(tmp_path, monkeypat
     metrics = evaluated(queries, vectors[0], index, vectors[1], depth)
     assert metrics["precision_at_1"] == 1 if noise < 1 else metrics["precision_at_1"] < 0.9
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+
+
+@pytest.mark.parametrize("resamples", [0, 10, 1000])
+def test_the_interval_of_map_is_told_if_it_is_asked_for(tmp_path, monkeypatch, resamples):
+    monkeypatch.chdir(tmp_path)
+    random = np.random.default_rng(0)
+    queries, index = photos(6, "q"), photos(5, "i")
+    evaluated(queries, described(queries, random, 5), index, described(index, random, 5))
+    options = yaml.safe_load(Path("params.yaml").read_text())
+    options["evaluate"]["bootstrap"] = resamples
+    Path("params.yaml").write_text(yaml.safe_dump(options))
+    evaluate.main()
+    metrics = json.loads(Path("reports/metrics.json").read_text())
+    assert {"map_low", "map_high"} & set(metrics) == ({"map_low", "map_high"} if resamples else set())
+    assert metrics.get("map_low", 0) < metrics["map"] < metrics.get("map_high", 1)
+
+
+@pytest.mark.parametrize("each", [1, 3, 5])
+def test_the_first_ten_results_are_kept_for_people(tmp_path, monkeypatch, each):
+    monkeypatch.chdir(tmp_path)
+    random = np.random.default_rng(0)
+    queries, index = photos(2, "q"), photos(each, "i")
+    evaluated(queries, described(queries, random, 5), index, described(index, random, 5))
+    results = tables.read(Path("reports/results.csv"), reports.HEADERS[reports.RESULTS])
+    ranks = list(map(str, range(1, min(10, len(index)) + 1)))
+    assert results["rank"].tolist() == ranks * len(queries)
 
 
 @pytest.mark.parametrize(

@@ -63,9 +63,12 @@ def test_a_best_checkpoint_that_is_gone_is_named(photos: list[Photo], tmp_path: 
 CODE = ("loop", "losses", "sampling", "trunks", "whitening", "images", "_tiffs", "catalog")
 
 
-@pytest.mark.parametrize(
-    "change", ["photo", "lr", "sampling", "weights", "threads", "processes", *CODE], ids="another {}".format
-)
+SETTINGS = ("photo", "landmark", "split", "lr", "sampling", "weights", "threads", "processes")
+VERSIONS = [f"{module}.__version__" for module in ("torch", "torchvision", "timm", "PIL")]
+VERSIONS += ["losses.LIBRARY_VERSION"]
+
+
+@pytest.mark.parametrize("change", [*SETTINGS, *VERSIONS, *CODE], ids="another {}".format)
 def test_another_setting_never_resumes(
     photos: list[Photo], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str
 ):
@@ -73,15 +76,22 @@ def test_another_setting_never_resumes(
     copy.write_bytes(Path(photos[0].image_path).read_bytes())
     weights = tmp_path / "weights.pth"
     weights.write_bytes(b"1")
-    train = [Photo(str(copy), "red"), *photos[1:]]
+    train, val = [Photo(str(copy), "red"), *photos[1:]], list(photos)
 
     def name(**changes: object) -> str:
-        return checkpoints.identity(train, photos, recipe(**changes).shaping(), str(weights))
+        return checkpoints.identity(train, val, recipe(**changes).shaping(), str(weights))
 
     first = name()
     assert name(workers=7, print_freq=9) == first
     if change == "photo":
         copy.write_bytes(copy.read_bytes() + b"\0")
+    if change == "landmark":
+        train[0] = Photo(str(copy), "blue")
+    if change == "split":
+        val.insert(0, train.pop())
+    if change in VERSIONS:
+        module, version = change.split(".")
+        monkeypatch.setattr(getattr(checkpoints, module), version, "0.0.1")
     if change == "weights":
         weights.write_bytes(b"2")
     if change == "threads":
