@@ -11,6 +11,8 @@ export PATH := $(BIN):$(PATH)
 .PHONY: repro test test-slow check lock screenshots
 
 repro: $(INSTALLED)
+	@test ! -e dvc.lock || test -s dvc.lock || \
+		{ echo 'dvc.lock: empty, as DVC leaves it where it is killed; run git checkout dvc.lock' >&2; exit 1; }
 	"$$BIN/landmarks" check
 	"$$BIN/dvc" repro
 	@echo

@@ -10,11 +10,11 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-import h5py
 import numpy as np
 from common import paired, peak_memory, ratio, report
 from numpy.typing import NDArray
 
+from landmarks import hdf5
 from landmarks.searching import features, search
 
 Floats = NDArray[np.float32]
@@ -85,17 +85,15 @@ def growth(most: int) -> None:
         index = random.random((size, 1280), np.float32)
         with tempfile.TemporaryDirectory(dir=".") as folder:
             path = Path(folder, "index.h5")
-            rows_of_chunk = min(size, features.block_rows(1280))
-            with h5py.File(path, "w") as file:
-                file.create_dataset("features", data=index, chunks=(rows_of_chunk, 1280))
-            with h5py.File(path) as file:
-                seconds = paired(
-                    {
-                        "memory": lambda x=index: search.top_k(queries, x, "L1", K),
-                        "store": lambda x=file["features"]: search.top_k(queries, x, "L1", K),
-                    },
-                    3,
-                )
+            with hdf5.writing(path, features.KIND) as file:
+                file.rows("features", index.shape, np.float32).append(index)
+            seconds = paired(
+                {
+                    "memory": lambda x=index: search.top_k(queries, x, "L1", K),
+                    "store": lambda x=path: search_store(queries, x),
+                },
+                3,
+            )
             del index
             command = [sys.executable, __file__, "--from-store", str(path)]
             peak = subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
@@ -106,11 +104,16 @@ def growth(most: int) -> None:
     report("100 queries by L1 over rows of 1280 numbers, in the page cache", header, rows, PACKAGES)
 
 
+def search_store(queries: Floats, path: Path) -> None:
+    """Search a store that was just opened, whose blocks are then checked as they are read."""
+    with hdf5.opened(path, features.KIND) as file:
+        rows = hdf5.Rows(path, file, "features", (None, None), np.float32)
+        search.top_k(queries, rows, "L1", K)
+
+
 def from_store(path: Path) -> None:
     """Search in a process of its own, whose memory nothing else has filled."""
-    queries = np.random.default_rng(0).random((100, 1280), np.float32)
-    with h5py.File(path) as file:
-        search.top_k(queries, file["features"], "L1", K)
+    search_store(np.random.default_rng(0).random((100, 1280), np.float32), path)
     print(f"{peak_memory():.2f}")
 
 

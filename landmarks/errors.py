@@ -41,14 +41,20 @@ def run(main: Callable[[], None]) -> None:
             for check in when_done:
                 check()
     except InputError as error:
-        sys.exit(f"error: {error}")
+        sys.exit(f"error: {shown(error)}")
     except OSError as error:
-        sys.exit(f"error: {of_file(error)}")
+        sys.exit(f"error: {shown(of_file(error))}")
     except KeyboardInterrupt as stop:
         terminated = isinstance(stop, Terminated)
         word = "terminated" if terminated else "interrupted"
         print("; ".join([word, *getattr(stop, "__notes__", [])]), file=sys.stderr)
         sys.exit(128 + (stop.args[0] if terminated else signal.SIGINT))
+
+
+def shown(message: object) -> str:
+    """`message` for a terminal, with escapes for what acts without being seen; names of files may hold it."""
+    text = str(message)
+    return "".join(char if char.isprintable() or char == "\n" else ascii(char)[1:-1] for char in text)
 
 
 def of_file(error: OSError) -> str:

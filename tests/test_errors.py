@@ -314,3 +314,30 @@ def test_commands_heed_what_stdout_and_stderr_take(built, tmp_path):
                 assert seen == (1, "", err), command
             else:
                 assert seen == (1, "", err + NO_SPACE), command
+
+
+@pytest.mark.parametrize(
+    ("name", "seen"),
+    [
+        ("a\x1b[2J\x1b[1;1Hb", r"a\x1b[2J\x1b[1;1Hb"),
+        ("a\rb", r"a\rb"),
+        ("a\u202eb\u200bc", r"a\u202eb\u200bc"),
+        ("bell\a del\x7f c1\x9b", r"bell\x07 del\x7f c1\x9b"),
+        ("\udcff.jpg", r"\udcff.jpg"),
+        ("Đền Ngọc Sơn 故宫 'quoted' 100 %", "Đền Ngọc Sơn 故宫 'quoted' 100 %"),
+    ],
+)
+@pytest.mark.parametrize("guarded", [errors.run, lambda main: command(main)])
+def test_what_acts_on_a_terminal_is_escaped(monkeypatch, guarded, name, seen):
+    def main():
+        raise errors.InputError(f"{name}: no photo\nand another line")
+
+    with pytest.raises(SystemExit) as caught:
+        guarded(main)
+    assert caught.value.code == f"error: {seen}: no photo\nand another line"
+
+
+def command(main):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cli, "app", main)
+        cli.main()

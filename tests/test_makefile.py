@@ -116,3 +116,22 @@ def test_what_it_says_to_source_is_the_environment(run, tmp_path, environment):
 def test_nothing_is_summed_up_after_what_failed(run, fails):
     called = run("repository", None, "repro", fails=fails)[0]
     assert called[2:] == ["landmarks check", "dvc repro"][: 1 + (fails == "dvc")]
+
+
+@pytest.mark.parametrize(("content", "runs"), [(None, True), ("schema: '2.0'\n", True), ("", False)])
+def test_an_empty_lock_is_told_before_anything_runs(tmp_path, content, runs):
+    shutil.copy2(ROOT / "Makefile", tmp_path)
+    for name in ("requirements.txt", "pyproject.toml"):
+        (tmp_path / name).touch()
+    (tmp_path / ".venv/bin").mkdir(parents=True)
+    (tmp_path / ".venv/.installed").touch()
+    for name in ("landmarks", "dvc"):
+        command = tmp_path / ".venv/bin" / name
+        command.write_text(f"#!/bin/sh\necho {name} runs\n")
+        command.chmod(0o755)
+    if content is not None:
+        (tmp_path / "dvc.lock").write_text(content)
+    env = {name: value for name, value in os.environ.items() if name != "VENV"}
+    done = subprocess.run(["make", "repro"], cwd=tmp_path, env=env, capture_output=True, text=True)
+    assert ("dvc runs" in done.stdout) == (done.returncode == 0) == runs
+    assert ("run git checkout dvc.lock" in done.stderr) != runs

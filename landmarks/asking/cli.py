@@ -18,7 +18,7 @@ from typer.core import TyperGroup
 from landmarks import __version__, params, tables
 from landmarks.asking import cli_datasets
 from landmarks.asking.cli_datasets import AsJson, enter_root
-from landmarks.errors import InputError, of_file, streams
+from landmarks.errors import InputError, of_file, shown, streams
 
 if TYPE_CHECKING:  # each command imports what it needs, so that --help is there at once
     from landmarks.asking.questions import Answer
@@ -159,7 +159,8 @@ def query(
     out: Annotated[
         Path | None,
         typer.Option(
-            help="A new folder for a contact sheet of each photo, copies of its results, and results.csv."
+            help="A new folder for a contact sheet of each photo, copies of its results, and results.csv, "
+            "where an apostrophe stands before names that a spreadsheet would take for formulas."
         ),
     ] = None,
     as_json: AsJsonLines = False,
@@ -358,9 +359,9 @@ def main() -> None:
                 sys.stdout.reconfigure(errors="backslashreplace")  # for names that the terminal cannot show
             app()
     except InputError as error:
-        sys.exit(f"error: {error}")
+        sys.exit(f"error: {shown(error)}")
     except OSError as error:
-        sys.exit(f"error: {of_file(error)}")
+        sys.exit(f"error: {shown(of_file(error))}")
 
 
 def _files(photos: list[str]) -> list[Path]:
@@ -380,7 +381,7 @@ def _files(photos: list[str]) -> list[Path]:
 
 
 def _print(photo: Path, answer: "Answer | InputError", as_json: bool, results: bool) -> None:
-    from landmarks.photos.folders import printable
+    from landmarks.photos.folders import escaped, printable
 
     if as_json:
         if isinstance(answer, InputError):
@@ -391,13 +392,15 @@ def _print(photo: Path, answer: "Answer | InputError", as_json: bool, results: b
                 del values["results"]
         print(json.dumps({"photo": printable(photo), **values}))
     elif isinstance(answer, InputError):
-        print(f"error: {answer}", file=sys.stderr)
+        print(f"error: {shown(answer)}", file=sys.stderr)
     else:
-        votes = ", ".join(f"{name} {count}" for name, count in answer.votes.items()) or "none"
-        print(f"{photo}: {answer.told} (votes: {votes}; nearest {answer.nearest:.4f})")
+        # A name that ends a line, or moves the cursor, could pass for an answer.
+        votes = ", ".join(f"{escaped(name)} {count}" for name, count in answer.votes.items()) or "none"
+        print(f"{escaped(str(photo))}: {escaped(answer.told)} (votes: {votes}; nearest {answer.nearest:.4f})")
         for result in answer.results if results else []:
             found = result.photo
-            print(f"{result.rank:4}  {result.distance:.4f}  {found.class_image}  {found.image_path}")
+            names = f"{escaped(found.class_image)}  {escaped(found.image_path)}"
+            print(f"{result.rank:4}  {result.distance:.4f}  {names}")
 
 
 def _spread(total: int, wanted: int) -> list[int]:

@@ -43,9 +43,16 @@ def save(out: Path, name: str, index: Index, photo: Path, answer: Answer) -> lis
             source = index.root / found.image_path
             copy = _file_name(f"{rank:02} {found.class_image} {source.name}")
             shutil.copyfile(source, out / name / copy)
-            told = answer.landmark or NO_CLASS, rank, f"{distance:.6g}"
-            rows.append((printable(photo), *told, found.image_path, found.class_image))
+            told = _plain(answer.landmark or NO_CLASS), rank, f"{distance:.6g}"
+            rows.append(
+                (_plain(printable(photo)), *told, _plain(found.image_path), _plain(found.class_image))
+            )
     return rows
+
+
+def _plain(name: str) -> str:
+    """`name` so that no spreadsheet computes it (OWASP, "CSV Injection")."""
+    return f"'{name}" if name.startswith(tuple("=+-@\t\r")) else name
 
 
 class Names:

@@ -13,14 +13,15 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from landmarks import __version__, params, training
-from landmarks.asking.cli import app
+from landmarks.asking.cli import _print, app
 from landmarks.asking.cli_datasets import enter_root
-from landmarks.asking.questions import Index
+from landmarks.asking.questions import Answer, Index, Result
 from landmarks.asking.serving import server
 from landmarks.describing import describers
 from landmarks.errors import InputError
 from landmarks.photos import catalog
 from landmarks.photos.catalog import Photo
+from landmarks.photos.folders import escaped
 
 ROOT = Path(__file__).parents[2]
 
@@ -182,7 +183,7 @@ def test_names_that_stdout_cannot_show_are_escaped(built, tmp_path):
         [sys.executable, "-c", code, "predict", name], cwd=built, env=env, capture_output=True
     )
     assert done.returncode == 0
-    assert b"/\\udcff.png: \\u6545\\u5bab (votes: " in done.stdout
+    assert b"/\\xff.png: \\u6545\\u5bab (votes: " in done.stdout
 
 
 def test_what_the_pipeline_has_not_made_is_one_line(tmp_path):
@@ -425,3 +426,18 @@ def test_an_empty_variable_opens_the_server_to_nobody(ask, monkeypatch, empty):
         ask("serve", "--host", empty)
     with pytest.raises(InputError, match=r"^--allow-host: '' is no name"):
         ask("serve", "--port", 0, "--allow-host", "localhost", "--allow-host", empty)
+
+
+@pytest.mark.parametrize(
+    "hostile", ["a\nquery.jpg: old_bridge (votes: ", "b\x1b[2Jc", "d\re", "f\u202eg", "\x9bh"]
+)
+def test_no_name_passes_for_an_answer_or_moves_the_cursor(capsys, hostile):
+    seen = escaped(hostile)
+    assert seen.isprintable()
+    photo = Photo(f"data/{hostile}/1.jpg", hostile)
+    _print(
+        Path(f"{hostile}.jpg"), Answer(hostile, {hostile: 3}, 0.5, [Result(1, 0, photo, 0.5)]), False, True
+    )
+    told, result = capsys.readouterr().out.split("\n")[:-1]
+    assert told == f"{seen}.jpg: {seen} (votes: {seen} 3; nearest 0.5000)"
+    assert result == f"   1  0.5000  {seen}  data/{seen}/1.jpg"

@@ -208,3 +208,17 @@ def test_a_folder_too_deep_for_its_names_is_one_line(ask, tmp_path):
     shutil.copyfile("queries/0.png", photo)
     with pytest.raises(InputError, match=r"x: cannot be written \(File name too long\)$"):
         ask("query", photo, "--out", deep)
+
+
+FORMULAS = ['=HYPERLINK("http://x")', "+1+cmd|' /C calc'!A0", "-2+3", "@SUM(1)", "\t=1", "\r=1"]
+
+
+@pytest.mark.parametrize("name", FORMULAS)
+def test_no_cell_of_the_table_is_a_formula(tmp_path, make_photo, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    query = make_photo(Path(f"{name[0]}1.png"), format="PNG")
+    Path("out").mkdir()
+    answer = Answer(name, {name: 1}, 0.5, [Result(1, 0, Photo(query.as_posix(), name), 0.5)])
+    [row] = save(Path("out"), "query", SimpleNamespace(root=Path()), query, answer)
+    assert row[:3] == (f"'{query}", f"'{name}", 1)
+    assert row[4:] == (f"'{query}", f"'{name}")
