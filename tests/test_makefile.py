@@ -20,6 +20,13 @@ for command in landmarks dvc pytest pip python ruff mypy uv; do
 done
 """
 
+# Without what `make test` itself exports, by which a `make` below it says more.
+ENVIRONMENT = {
+    name: value
+    for name, value in os.environ.items()
+    if name not in ("VENV", "MAKELEVEL", "MAKEFLAGS", "MFLAGS")
+}
+
 pytestmark = pytest.mark.skipif(not shutil.which("make"), reason="needs make")
 
 
@@ -47,10 +54,7 @@ def run(tmp_path):
             environment = f"{tmp_path}{environment}" if outside else environment
             venv = root / environment
             arguments.append(f"VENV={environment}")
-        env = {name: value for name, value in os.environ.items() if name != "VENV"} | {
-            "LOG": str(log),
-            "FAILS": fails,
-        }
+        env = {**ENVIRONMENT, "LOG": str(log), "FAILS": fails}
         log.unlink(missing_ok=True)
         done = subprocess.run(
             ["make", *arguments, *targets], cwd=root, env=env, capture_output=True, text=True
@@ -131,7 +135,6 @@ def test_an_empty_lock_is_told_before_anything_runs(tmp_path, content, runs):
         command.chmod(0o755)
     if content is not None:
         (tmp_path / "dvc.lock").write_text(content)
-    env = {name: value for name, value in os.environ.items() if name != "VENV"}
-    done = subprocess.run(["make", "repro"], cwd=tmp_path, env=env, capture_output=True, text=True)
+    done = subprocess.run(["make", "repro"], cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True)
     assert ("dvc runs" in done.stdout) == (done.returncode == 0) == runs
     assert ("run git checkout dvc.lock" in done.stderr) != runs
