@@ -289,7 +289,8 @@ def summary(as_json: AsJson = False) -> None:
     enter_root()
     rerank = "one" if params.load().rerank == "two" else "two"
     report = reports.read(Path("reports"))
-    photos = (query.photo.image_path for query in report.queries)
+    right_first = sorted(report.queries, key=lambda query: query.predicted != query.photo.class_image)
+    photos = (query.photo.image_path for query in right_first)
     photo = next(filter(os.path.isfile, photos), None)
     if as_json:
         print(json.dumps({"metrics": report.metrics, "photo": photo}))

@@ -343,6 +343,7 @@ REPORTS = {
     "plots/confusion.csv": "actual,predicted\n",
     "plots/precision_recall.csv": "recall,precision\n",
     "results.csv": "query_path,query_class,predicted_class,rank,distance,image_path,class_image\n"
+    "data/mine/images/castle/2 castle.jpg,castle,tower,1,0.5,data/mine/images/castle/1 castle.jpg,castle\n"
     "data/mine/images/castle/gone.jpg,castle,castle,1,0.5,data/mine/images/castle/1 castle.jpg,castle\n"
     "data/mine/images/castle/0 castle.jpg,castle,castle,1,0.5,data/mine/images/castle/1 castle.jpg,castle\n",
 }
