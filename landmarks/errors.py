@@ -23,6 +23,10 @@ class InputError(Exception):
     """Bad input: the message names the file or parameter, what was seen and what is allowed."""
 
 
+class DamagedError(InputError):
+    """An output of a stage is not as the stage wrote it."""
+
+
 class Terminated(KeyboardInterrupt):
     """What SIGTERM and SIGHUP raise; the argument is the number of the signal."""
 

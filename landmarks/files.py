@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from landmarks.errors import InputError
+from landmarks.errors import DamagedError, InputError
 
 
 @contextmanager
@@ -47,16 +47,14 @@ def unreadable(path: Path, error: OSError) -> InputError:
     return InputError(f"{path}: cannot be read ({os.strerror(error.errno) if error.errno else error})")
 
 
-def damaged(path: Path, what: str = "damaged") -> InputError:
-    """What to tell of `path`, an output of a stage that is not as the stage wrote it.
+def damaged(path: Path, what: str = "damaged", *others: Path) -> DamagedError:
+    """What to tell of `path`, an output of a stage that is not as the stage wrote it, or one of `others`.
 
     DVC's cache may hold the same bytes as a hard link, and put them back.
     """
-    name = shlex.quote(path.as_posix())
-    return InputError(
-        f"{path}: {what}; to make it anew, run: "
-        f"find .dvc/cache -samefile {name} -delete; rm -f {name}; dvc repro"
-    )
+    names = [shlex.quote(each.as_posix()) for each in (path, *others)]
+    found = "".join(f"find .dvc/cache -samefile {name} -delete; " for name in names)
+    return DamagedError(f"{path}: {what}; to make it anew, run: {found}rm -f {' '.join(names)}; dvc repro")
 
 
 def other_version(path: Path, version: object, read: int) -> InputError:

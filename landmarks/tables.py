@@ -1,25 +1,50 @@
-"""Tables in CSV files, read and written by pandas: every value is text, and every row is whole."""
+"""Tables in CSV files, read and written by pandas: every value is text, and every row is whole.
+
+Beside the table of a stage stands its checksum, as `xxhsum -H2` writes it: `catalog.csv.xxh`.
+"""
 
 import codecs
 import csv
+import logging
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from xxhash import xxh3_128
+
 from landmarks.errors import InputError
-from landmarks.files import replacing
+from landmarks.files import damaged, replacing, unreadable
 
 if TYPE_CHECKING:
     import pandas as pd
 
+log = logging.getLogger(__name__)
 
-def write(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+
+def write(
+    path: Path, header: Sequence[str], rows: Iterable[Sequence[object]], *, with_checksum: bool = True
+) -> None:
     """Write a CSV file in UTF-8: `header`, then `rows`, values as `str` has them."""
     import pandas as pd
 
     table = pd.DataFrame(list(rows), columns=list(header), dtype=object)
-    with replacing(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
-        table.to_csv(file, index=False, lineterminator="\n", na_rep="nan")
+    content = table.to_csv(index=False, lineterminator="\n", na_rep="nan").encode()
+    checksum = checksum_of(path)
+    with replacing(path) as temporary:
+        temporary.write_bytes(content)
+        checksum.unlink(missing_ok=True)  # of an older table, which an interruption would leave beside this
+    if with_checksum:
+        with replacing(checksum) as temporary:
+            temporary.write_bytes(_checksum(path, content))
+
+
+def checksum_of(path: Path) -> Path:
+    """Where the checksum of the table at `path` is."""
+    return path.with_name(f"{path.name}.xxh")
+
+
+def _checksum(path: Path, content: bytes) -> bytes:
+    return f"{xxh3_128(content).hexdigest()}  {path.name}\n".encode()
 
 
 def read(
@@ -28,13 +53,14 @@ def read(
     filled: int = 0,
     wrong: str = "{row} is not {header}",
     made_by: str = "dvc repro",
+    with_checksum: bool = True,
 ) -> "pd.DataFrame":
     """Read a CSV file in UTF-8 whose header is one of `headers`, of two names or more.
 
     Every value is text: `001`, `NA` and nothing stay what they are. The index is the number of each row in
     the file, from 2. Raises `InputError` where the file is missing, with what it is `made_by`, where it is
-    not such a file, and where a row has more or fewer values, or none in the first `filled` columns, told as
-    in `wrong`.
+    not as its checksum says, where it is not such a file, and where a row has more or fewer values, or none
+    in the first `filled` columns, told as in `wrong`. Warns where there is no checksum.
     """
     import pandas as pd
 
@@ -42,6 +68,8 @@ def read(
         content = path.read_bytes()
     except FileNotFoundError:
         raise InputError(f"{path}: no such file; `{made_by}` makes it") from None
+    if with_checksum:
+        _check(path, content)
     try:
         table = pd.read_csv(
             path.absolute(),  # or it expands ~; `content` it would decode and encode again
@@ -68,6 +96,20 @@ def read(
     ):
         raise _fault(path, headers, filled, wrong)
     return table
+
+
+def _check(path: Path, content: bytes) -> None:
+    checksum = checksum_of(path)
+    try:
+        line = checksum.read_bytes()
+    except FileNotFoundError:
+        log.warning("%s: there is no %s to check it by; is it whole?", path, checksum.name)
+    except OSError as error:
+        raise unreadable(checksum, error) from None
+    else:
+        if line != _checksum(path, content):
+            told = f"not as {checksum.name} says; if you edited it, delete {checksum}"
+            raise damaged(path, told, checksum)
 
 
 def _fault(path: Path, headers: Sequence[Sequence[str]], filled: int, wrong: str) -> InputError:

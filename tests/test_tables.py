@@ -1,6 +1,8 @@
 import csv
 import errno
 import io
+import logging
+import random
 import re
 import subprocess
 import sys
@@ -9,9 +11,10 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from xxhash import xxh128_hexdigest
 
 from landmarks import tables
-from landmarks.errors import InputError
+from landmarks.errors import DamagedError, InputError
 
 ROOT = Path(__file__).parents[1]
 HEADERS = [("one",), ("path", "class"), ("path", "class", "sha256")]
@@ -160,3 +163,131 @@ def test_a_stage_starts_without_what_is_slow_to_import(stage):
     code = f"import sys, stages.{stage}; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert not {"torch", "pandas"} & set(done.stdout.split())
+
+
+TABLE = [(f"data/mine/images/城堡/{row}.jpg", f"城堡 {row % 5}") for row in range(40)]
+
+
+def write_table(rows=TABLE, **options):
+    tables.write(path := Path("splits/test.csv"), ("path", "class"), rows, **options)
+    return path, Path("splits/test.csv.xxh")
+
+
+def test_beside_a_table_stands_the_line_of_xxhsum():
+    path, checksum = write_table()
+    assert checksum.read_text() == f"{xxh128_hexdigest(path.read_bytes())}  test.csv\n"
+    assert tables.checksum_of(path) == checksum
+
+
+def flipped(content, chance):
+    place = chance.randrange(8 * len(content))
+    content[place // 8] ^= 1 << place % 8
+
+
+def cut_at_a_line_end(content, chance):
+    lines = bytes(content).splitlines(keepends=True)
+    content[:] = b"".join(lines[: chance.randrange(1, len(lines))])
+
+
+def rows_swapped(content, chance):
+    lines = bytes(content).splitlines(keepends=True)
+    one, other = chance.sample(range(1, len(lines)), 2)
+    lines[one], lines[other] = lines[other], lines[one]
+    content[:] = b"".join(lines)
+
+
+def a_row_twice(content, chance):
+    content += chance.choice(bytes(content).splitlines(keepends=True)[1:])
+
+
+def zeros(content, chance):
+    start = chance.randrange(len(content) - 16)
+    content[start : start + 16] = bytes(16)
+
+
+def ends_of_windows(content, _):
+    content[:] = content.replace(b"\n", b"\r\n")
+
+
+@pytest.mark.parametrize(
+    "damage", [flipped, cut_at_a_line_end, rows_swapped, a_row_twice, zeros, ends_of_windows]
+)
+def test_a_damaged_table_is_told_of_with_what_makes_it_anew(damage):
+    path, _ = write_table()
+    whole, chance = path.read_bytes(), random.Random(damage.__name__)
+    for _ in range(20):
+        damage(content := bytearray(whole), chance)
+        path.write_bytes(content)
+        with pytest.raises(DamagedError) as error:
+            tables.read(path, ("path", "class"))
+        assert str(error.value) == (
+            "splits/test.csv: not as test.csv.xxh says; if you edited it, delete splits/test.csv.xxh; "
+            "to make it anew, run: find .dvc/cache -samefile splits/test.csv -delete; "
+            "find .dvc/cache -samefile splits/test.csv.xxh -delete; "
+            "rm -f splits/test.csv splits/test.csv.xxh; dvc repro"
+        )
+
+
+@pytest.mark.parametrize("damage", [flipped, zeros, lambda content, _: content.clear(), ends_of_windows])
+def test_a_damaged_checksum_is_told_of(damage):
+    path, checksum = write_table()
+    whole, chance = checksum.read_bytes(), random.Random(0)
+    for _ in range(20):
+        damage(content := bytearray(whole), chance)
+        checksum.write_bytes(content)
+        with pytest.raises(DamagedError, match=r"^splits/test\.csv: not as test\.csv\.xxh says"):
+            tables.read(path, ("path", "class"))
+
+
+def test_the_checksum_of_another_table_does_not_fit():
+    write_table()
+    (other := Path("splits/index.csv")).write_bytes(Path("splits/test.csv").read_bytes())
+    Path("splits/index.csv.xxh").write_bytes(Path("splits/test.csv.xxh").read_bytes())
+    with pytest.raises(DamagedError):
+        tables.read(other, ("path", "class"))
+
+
+def test_a_checksum_that_cannot_be_read_is_told_of():
+    path, checksum = write_table()
+    checksum.unlink()
+    checksum.mkdir()
+    with pytest.raises(InputError, match=r"^splits/test\.csv\.xxh: cannot be read \(Is a directory\)$"):
+        tables.read(path, ("path", "class"))
+
+
+def test_a_table_without_a_checksum_is_read_with_a_warning(caplog):
+    path, checksum = write_table()
+    tables.read(path, ("path", "class"))
+    assert caplog.messages == []
+    checksum.unlink()
+    assert tables.read(path, ("path", "class")).values.tolist() == list(map(list, TABLE))
+    assert [(record.levelno, record.getMessage()) for record in caplog.records] == [
+        (logging.WARNING, "splits/test.csv: there is no test.csv.xxh to check it by; is it whole?")
+    ]
+
+
+def test_a_table_for_people_has_no_checksum_and_is_not_held_against_one(caplog):
+    write_table(TABLE[:3])
+    path, checksum = write_table(with_checksum=False)
+    assert not checksum.exists()
+    assert len(tables.read(path, ("path", "class"), with_checksum=False)) == len(TABLE)
+    checksum.write_text("that of another")
+    assert len(tables.read(path, ("path", "class"), with_checksum=False)) == len(TABLE)
+    assert caplog.messages == []
+
+
+@pytest.mark.parametrize("full", [".test.csv.tmp", ".test.csv.xxh.tmp"])
+def test_no_checksum_of_an_older_table_stands_beside_a_newer_one(monkeypatch, full):
+    path, checksum = write_table(TABLE[:3])
+    before, write_bytes = path.read_bytes(), Path.write_bytes
+
+    def refuse(self, content):
+        if self.name == full:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write_bytes(self, content)
+
+    monkeypatch.setattr(Path, "write_bytes", refuse)
+    with pytest.raises(InputError, match="the disk is full"):
+        write_table()
+    assert checksum.exists() == (full == ".test.csv.tmp") == (path.read_bytes() == before)
+    assert sorted(Path("splits").iterdir()) == sorted({path, *[checksum][: checksum.exists()]})

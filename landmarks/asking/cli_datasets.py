@@ -106,7 +106,7 @@ def ground_truth(
     read = truths.read_oxford if protocol == "oxford" else truths.read_revisited
     truth = truths.located(fetching.read_from(source, DOWNLOADS, read), Path("data", dataset, "images"))
     path = Path("data", dataset, "ground_truth.csv")
-    truths.write(path, truth)
+    truths.write(path, truth, with_checksum=False)
     grades = [grade for judged in truth.values() for grade in judged.values()]
     counts = {grade: grades.count(grade) for grade in truths.GRADES[protocol]}
     if as_json:

@@ -43,7 +43,7 @@ GroundTruth = dict[Query, dict[str, str]]
 """For each query the grade of every photo, by its path, that was judged."""
 
 
-def read(path: Path) -> GroundTruth:
+def read(path: Path, *, with_checksum: bool = True) -> GroundTruth:
     """Read `ground_truth.csv`, a row per query and judged photo.
 
     Raises `InputError` where it is not such a file, a box is none, a grade is none of one protocol's, or a
@@ -51,7 +51,9 @@ def read(path: Path) -> GroundTruth:
     """
     truth: GroundTruth = {}
     grades: set[str] = set()
-    table = tables.read(path, HEADER, wrong="has {count} columns, expected {columns}")
+    table = tables.read(
+        path, HEADER, wrong="has {count} columns, expected {columns}", with_checksum=with_checksum
+    )
     for number, *row in table.itertuples(name=None):
         place = f"{path}, row {number}"
         query_path, *box, image_path, grade = row
@@ -68,7 +70,7 @@ def read(path: Path) -> GroundTruth:
     return truth
 
 
-def write(path: Path, truth: GroundTruth) -> None:
+def write(path: Path, truth: GroundTruth, *, with_checksum: bool = True) -> None:
     """Write `ground_truth.csv`, sorted by query and photo."""
     tables.write(
         path,
@@ -78,6 +80,7 @@ def write(path: Path, truth: GroundTruth) -> None:
             for query in in_order(truth)
             for image_path, grade in sorted(truth[query].items())
         ),
+        with_checksum=with_checksum,
     )
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from landmarks import tables
-from landmarks.errors import InputError
+from landmarks.errors import DamagedError, InputError
 from landmarks.photos.catalog import Photo
 
 METRICS = Path("metrics.json")
@@ -137,6 +137,8 @@ def _known(number: str) -> float | None:
 def _rows(path: Path, table: Path) -> Iterator[tuple[str, ...]]:
     try:
         rows = tables.read(path, HEADERS[table], made_by="dvc repro evaluate")
+    except DamagedError:
+        raise
     except InputError as error:
         if not path.exists():
             raise

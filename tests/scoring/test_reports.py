@@ -1,10 +1,11 @@
 import pytest
 
 from landmarks import tables
-from landmarks.errors import InputError
+from landmarks.errors import DamagedError, InputError
 from landmarks.photos.catalog import Photo
 from landmarks.scoring import reports
 from landmarks.scoring.reports import Found, Query
+from landmarks.tables import checksum_of
 
 
 def query(classes, of="A"):
@@ -42,6 +43,11 @@ def test_a_broken_report_is_named(tmp_path):
     test_landmarks_of_any_name_are_read_as_they_were_written(tmp_path)
     for path in (reports.CLASSES, reports.CONFUSION, reports.CURVE, reports.RESULTS):
         whole = (tmp_path / path).read_bytes()
+        (tmp_path / path).write_bytes(whole + b"a,row,more\n")
+        checksum = checksum_of(tmp_path / path)
+        with pytest.raises(DamagedError, match=f"^{tmp_path / path}: not as {checksum.name} says; "):
+            reports.read(tmp_path)
+        checksum.unlink()
         for content, reason in (
             (b"class,other\nA,1\n", "not as `evaluate`"),
             (b"\xff", "not as"),
