@@ -10,11 +10,9 @@ import numpy as np
 import pytest
 import yaml
 from PIL import Image
-from pydantic import BaseModel
 
-from landmarks import params
 from landmarks.photos import ground_truth
-from stages import check, create_csv, split
+from stages import create_csv, split
 
 ROOT = Path(__file__).parents[2]
 IMAGES = Path("data/mine/images")
@@ -269,52 +267,3 @@ def test_the_split_hears_the_seed_and_the_contents_but_no_names(judged):
     for path in (IMAGES / "a").iterdir():
         path.rename(path.with_stem(f"IMG_{99 - int(path.stem)}"))
     assert learned_from(0) == first
-
-
-class Recorded:
-    """A section of the parameters that notes in `names` which are read of it."""
-
-    def __init__(self, section, names, parents=()):
-        self._section, self._names, self._parents = section, names, parents
-
-    def __getattr__(self, name):
-        value, path = getattr(self._section, name), (*self._parents, name)
-        if isinstance(value, BaseModel):
-            return Recorded(value, self._names, path)
-        self._names.add(".".join(path))
-        return value
-
-
-def declared(stage, field):
-    stages = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
-    return [name.replace("${dataset}", "mine") for name in stages[stage].get(field, [])]
-
-
-def beyond(names, wholes, separator):
-    """Those of `names` that are none of `wholes`, nor part of one."""
-    wholes = tuple(f"{whole}{separator}" for whole in wholes)
-    return {name for name in names if not f"{name}{separator}".startswith(wholes)}
-
-
-@pytest.mark.parametrize("judged", [False, True])
-def test_the_data_stages_read_and_write_what_they_declare(monkeypatch, judged):
-    paths = [put(f"a/{seed}.jpg", picture(seed)) for seed in range(10)]
-    if judged:
-        judge(*paths[:2])
-    load, open_ = params.load, Path.open
-    for name, stage in {"check": check, "create_csv": create_csv, "split": split}.items():
-        there = {path.as_posix() for path in Path("data").rglob("*")}
-        parameters, opened = set(), set()
-
-        def opening(path, *arguments, opened=opened, **options):
-            opened.add(path.as_posix())
-            return open_(path, *arguments, **options)
-
-        with monkeypatch.context() as patch:
-            patch.setattr(params, "load", lambda read=parameters: Recorded(load(), read))
-            patch.setattr(Path, "open", opening)
-            stage.main()
-        made = {path.as_posix() for path in Path("data").rglob("*") if path.is_file()} - there
-        assert beyond(parameters, declared(name, "params"), ".") == set()
-        assert beyond(opened & there, declared(name, "deps"), "/") == set()
-        assert made == set(declared(name, "outs"))

@@ -8,8 +8,6 @@ from pathlib import Path
 import pytest
 import yaml
 
-from landmarks import params
-
 ROOT = Path(__file__).parents[2]
 STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
 MODELS = ("pretrained", "finetuned", "vlad")
@@ -79,55 +77,6 @@ def test_a_change_in_a_package_reruns_the_stages_that_are_told():
         named = set(re.findall(r"`(\w+)`", text))
         reruns = {stage for stage in STAGES if f"landmarks/{package}" in STAGES[stage]["deps"]}
         assert reruns == (set(STAGES) - named if text.startswith("all stages but") else named), package
-
-
-NOT_SHAPING = {"extract": {"split"}, "model": {"dataset"}}  # in an error, and in names of event files
-PARAMS = params.load(ROOT / "params.yaml")
-
-
-def chain(node):
-    """The names of `a.b.c`, and of `a.b().c` the names `a.b` and `c`."""
-    names = []
-    while isinstance(node, ast.Attribute):
-        names.insert(0, node.attr)
-        node = node.value
-    if isinstance(node, ast.Call):
-        names.insert(0, ".".join(chain(node.func)))
-    return [node.id, *names] if isinstance(node, ast.Name) else names
-
-
-def parameters(path):
-    """What the script at `path` reads of `params.load()`: `split.method`, or `split` where that is whole."""
-    text = path.read_text(encoding="utf-8")
-    options = re.findall(r"options = params\.load\(\)\.(\w+)", text)  # a section, or else all
-    nodes = list(ast.walk(ast.parse(text)))
-    inner = {id(node.value) for node in nodes if isinstance(node, ast.Attribute)}
-    for node in nodes:
-        first, *names = chain(node) if isinstance(node, ast.Attribute) and id(node) not in inner else [""]
-        if first not in ("params.load", "options"):
-            continue
-        names = [*options, *names] if first == "options" else names
-        section, read = PARAMS, []
-        for name in names:
-            value = getattr(section, name)
-            if callable(value):  # a part of the section
-                yield from (".".join([*read, key]) for key in type(section).model_fields.keys() & value())
-                break
-            section = value
-            read.append(name)
-        else:
-            yield ".".join(read)
-
-
-@pytest.mark.parametrize("model", MODELS)
-@pytest.mark.parametrize("stage", STAGES)
-def test_a_stage_declares_the_parameters_that_it_reads(stage, model):
-    declared = {name.replace("${model}", model) for name in STAGES[stage].get("params", [])}
-    module = STAGES[stage]["cmd"].split()[2].replace("${model}", model)
-    read = set(parameters(ROOT / f"{module.replace('.', '/')}.py"))
-    assert read
-    known = declared | NOT_SHAPING.get(stage, set())
-    assert {name for name in read if not {name, name.partition(".")[0]} & known} == set()
 
 
 def test_the_first_stage_checks_what_dvc_puts_into_commands_and_paths():
