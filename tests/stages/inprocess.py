@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -15,14 +16,15 @@ import yaml
 from PIL import Image
 
 from landmarks import params
+from landmarks.photos import ground_truth
 
 ROOT = Path(__file__).parents[2]
 CODE = ("stages/", "landmarks/")
 SMALL = {
     "dataset": "mine",
     "demo": {"classes": 1, "photos": 1},
-    "pretrained": {"image_size": 32},
-    "finetuned": {"image_size": 32, "train_size": 32, "epochs": 1},
+    "pretrained": {"image_size": 64},
+    "finetuned": {"image_size": 64, "train_size": 32, "epochs": 1},
     "vlad": {"words": 2, "max_side": 96, "kmeans_iterations": 2, "training_descriptors": 500},
     "extract": {"engine": "torch", "whitening": "pca", "dimensions": 2},
     "evaluate": {"bootstrap": 2},
@@ -156,6 +158,11 @@ def recorded() -> Iterator[set[str]]:
         yield names
 
 
+def leaves_of(stage: Stage) -> set[str]:
+    """The names of the parameters that a stage declares."""
+    return {leaf for leaf in leaves() if f"{leaf}.".startswith(tuple(f"{name}." for name in stage.params))}
+
+
 def leaves() -> set[str]:
     """The names of all parameters: `split.test`."""
 
@@ -199,3 +206,11 @@ def draw_photos(images: Path, landmarks: int = 3, each: int = 8, size: tuple[int
             path = images / f"landmark {number}" / f"{photo}.jpg"
             path.parent.mkdir(parents=True, exist_ok=True)
             part.resize(size).save(path, quality=int(random.integers(60, 96)))
+
+
+def judge(dataset: str, protocol: str) -> None:
+    """Write a ground truth: part of a photo is the query, the others are of all grades by turns."""
+    grades = {"revisited": ("easy", "hard", "junk"), "oxford": ("good", "ok", "junk")}[protocol]
+    *photos, query = sorted(path.as_posix() for path in Path("data", dataset, "images").rglob("*.jpg"))
+    truth = {ground_truth.Query(query, (2, 2, 90, 70)): dict(zip(photos, cycle(grades), strict=False))}
+    ground_truth.write(Path("data", dataset, "ground_truth.csv"), truth, with_checksum=False)

@@ -2,9 +2,19 @@
 
 from pathlib import Path
 
-from landmarks.photos import ground_truth
-
-from .inprocess import SMALL, contents, draw_photos, leaves, opened, put, recorded, run, stages, write_params
+from .inprocess import (
+    SMALL,
+    contents,
+    draw_photos,
+    judge,
+    leaves_of,
+    opened,
+    put,
+    recorded,
+    run,
+    stages,
+    write_params,
+)
 
 JUDGED = {"method": "ground_truth", "train": 0.6, "val": 0.4, "test": 0, "index": 0}
 SCENARIOS = [
@@ -22,7 +32,6 @@ SCENARIOS = [
         "evaluate": {"protocol": "oxford", "queries_in_index": True},
     },
 ]
-GRADES = {"revisited": ("easy", "hard", "junk"), "oxford": ("good", "ok", "junk")}
 UNDECLARED = {"check": ["data/mine"]}
 """What DVC itself could not read where the stage has something to say of it."""
 TO_TELL = {"model": {"dataset"}}
@@ -38,13 +47,6 @@ LASTING = ("models/checkpoints", "runs")
 """Where training keeps what outlasts it."""
 
 
-def judge(protocol):
-    photos = sorted(Path("data/mine/images").rglob("*.jpg"))
-    judged = {photo.as_posix(): grade for photo, grade in zip(photos[1:], 9 * GRADES[protocol], strict=False)}
-    truth = {ground_truth.Query(photos[0].as_posix(), (2, 2, 90, 70)): judged}
-    ground_truth.write(Path("data/mine/ground_truth.csv"), truth, with_checksum=False)
-
-
 def test_stages_read_and_write_what_they_declare(tmp_path, monkeypatch):
     seen = []
     for number, scenario in enumerate(SCENARIOS):
@@ -53,7 +55,7 @@ def test_stages_read_and_write_what_they_declare(tmp_path, monkeypatch):
         monkeypatch.chdir(folder)
         write_params(**SMALL | scenario)
         if "split" in scenario:
-            judge(scenario["evaluate"]["protocol"])
+            judge("mine", scenario["evaluate"]["protocol"])
         for stage in stages(scenario["model"], "mine"):
             box = folder / stage.name
             put([*stage.deps, *UNDECLARED.get(stage.name, []), "params.yaml"], folder, box)
@@ -61,7 +63,7 @@ def test_stages_read_and_write_what_they_declare(tmp_path, monkeypatch):
             before = contents(["."])
             with recorded() as read, opened() as paths:
                 assert run(stage) is None, (number, stage.name)  # so it needs no other files
-            assert read - declared(stage) <= TO_TELL.get(stage.name, set()), stage.name
+            assert read - leaves_of(stage) <= TO_TELL.get(stage.name, set()), stage.name
             written = contents(["."]).keys() - before.keys()
             assert [out for out in stage.outs if not any(path.is_relative_to(out) for path in written)] == []
             places = [*stage.outs, *LASTING]
@@ -71,14 +73,9 @@ def test_stages_read_and_write_what_they_declare(tmp_path, monkeypatch):
     for name in {stage.name for stage, *_ in seen}:
         runs = [(stage, read, paths) for stage, read, paths in seen if stage.name == name]
         unread = (
-            set().union(*(declared(stage) for stage, *_ in runs)).difference(*(read for _, read, _ in runs))
+            set().union(*(leaves_of(stage) for stage, *_ in runs)).difference(*(read for _, read, _ in runs))
         )
         assert unread == FOR_DVC.get(name, set()) | OF_SECTIONS.get(name, set()), name
         files = set().union(*(paths for *_, paths in runs))
         for dep in runs[0][0].deps:
             assert any(Path(path).is_relative_to(dep) for path in files), (name, dep)
-
-
-def declared(stage):
-    """The parameters."""
-    return {leaf for leaf in leaves() if f"{leaf}.".startswith(tuple(f"{name}." for name in stage.params))}
