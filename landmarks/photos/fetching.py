@@ -16,7 +16,7 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple, Never, TypeVar
 
 from landmarks.errors import InputError
-from landmarks.files import explained
+from landmarks.files import explained, held
 from landmarks.progress import tqdm
 
 _VGG = "https://www.robots.ox.ac.uk/~vgg/data"
@@ -289,7 +289,8 @@ def _filling(folder: Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
         try:
-            yield temporary
+            with held(temporary):
+                yield temporary
             temporary.rename(folder)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
