@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 
-from landmarks.errors import InputError
+from landmarks.errors import InputError, shown
 from landmarks.files import in_copy
 
 log = logging.getLogger(__name__)
@@ -368,8 +368,7 @@ def spelled(names: Sequence[str], counts: Mapping[str, int], thing: str) -> str:
 
 def escaped(path: str) -> str:
     """`path` with escapes for what is not UTF-8 in it, and for what cannot be seen."""
-    text = os.fsencode(path).decode("utf-8", "backslashreplace")
-    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
+    return shown(os.fsencode(path).decode("utf-8", "backslashreplace")).replace("\n", "\\n")
 
 
 def printable(path: Path) -> str:
