@@ -188,16 +188,16 @@ def outside(images: Path, photos: Iterable[str]) -> str:
     Links lead there: the dataset's folder, `images`, or the photo itself. DVC's own, into its cache, do not
     count.
     """
-    home = f"{os.path.realpath(images.parent.parent)}/{images.parent.name}/"
+    home = f"{_real(images.parent.parent)}/{images.parent.name}/"
     ways = [path.as_posix() for path in (images, images.parent) if path.is_symlink()]
-    around = ways[0] if ways and not f"{os.path.realpath(images)}/".startswith(home) else ""
+    around = ways[0] if ways and not f"{_real(images)}/".startswith(home) else ""
     links: dict[str, str] = {}
     count = 0
     for photo in photos:
         link = photo if os.path.islink(photo) else around  # noqa: PTH114, of which there may be a million
         if not link:
             continue
-        target = links.get(link) or os.path.realpath(link)
+        target = links.get(link) or _real(link)
         if link == around or not (target.startswith(home) or CACHED.search(target)):
             links[link] = target
             count += 1
@@ -211,6 +211,10 @@ def outside(images: Path, photos: Iterable[str]) -> str:
         f"{_count(count, 'photo')} {lie} outside {escaped(images.parent.as_posix())}, "
         f"by {_count(len(links), 'link')}: {', '.join(named)}"
     )
+
+
+def _real(path: Path | str) -> str:
+    return os.path.realpath(path).replace(os.sep, "/")
 
 
 def _missing(images: str, found: Survey) -> str:
