@@ -6,6 +6,7 @@ LANDMARKS_KILLS=20 kills each of the three twenty times, at other moments.
 import hashlib
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -35,6 +36,8 @@ class Reference:
     hashes: dict[str, str]
     seconds: dict[tuple[str, ...], float]
     """How long each command works, from when it has begun."""
+    stages: dict[str, float]
+    """How long DVC is at each stage."""
 
 
 def hashes(root: Path) -> dict[str, str]:
@@ -47,12 +50,21 @@ def left_over(root: Path) -> list[str]:
     return sorted(str(path.relative_to(root)) for path in found if ".dvc" not in path.parts)
 
 
+def log(project: Project) -> list[str]:
+    return (project.root / ".git/killed.txt").read_text(errors="replace").splitlines()
+
+
+def running(project: Project) -> list[str]:
+    """The stages that DVC has begun so far."""
+    return re.findall(r"^Running stage '(.*)':", "\n".join(log(project)), re.MULTILINE)
+
+
 def started(project: Project, command: tuple[str, ...]) -> subprocess.Popen[bytes]:
     """The `command`, which has begun to work when this returns."""
-    log = (project.root / ".git/killed.txt").open("wb")
-    process = subprocess.Popen(
-        command, cwd=project.root, env=project.env, stdout=log, stderr=log, start_new_session=True
-    )
+    with (project.root / ".git/killed.txt").open("wb") as file:
+        process = subprocess.Popen(
+            command, cwd=project.root, env=project.env, stdout=file, stderr=file, start_new_session=True
+        )
     while process.poll() is None and not any(project.root.glob(BEGUN[command])):
         time.sleep(0.002)
     return process
@@ -100,19 +112,22 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> Reference:
     )
     project.run("git", "add", "--all")
     project.run("git", "commit", "--quiet", "--message", "Small")
-    seconds = {}
+    seconds, begun = {}, {}
     for command in BEGUN:
         prepare(project, command)
         process, start = started(project, command), time.monotonic()
         while process.poll() is None and not whole(project, command):
             time.sleep(0.002)
+            begun |= {stage: time.monotonic() for stage in running(project) if stage not in begun}
         seconds[command] = time.monotonic() - start
-        assert process.wait() == 0, (project.root / ".git/killed.txt").read_text()
+        assert process.wait() == 0, log(project)
         if command == REPRO:
             made = hashes(project.root)
+            ends = [*list(begun.values())[1:], time.monotonic()]
+            stages = {stage: end - at for (stage, at), end in zip(begun.items(), ends, strict=True)}
     assert hashes(project.root) == made
     assert left_over(project.root) == []
-    return Reference(project, made, seconds)
+    return Reference(project, made, seconds, stages)
 
 
 @pytest.mark.slow
@@ -123,8 +138,14 @@ def test_what_is_killed_and_run_again_makes_the_same_bytes(
 ):
     project, root = reference.project, reference.project.root
     prepare(project, command)
+    chance = random.Random(f"{command[-1]} {number}")
     process = started(project, command)
-    delay = random.Random(f"{command[-1]} {number}").uniform(0, reference.seconds[command])
+    stage, seconds = command[-1], reference.seconds[command]
+    if command == REPRO:  # each stage in turn
+        stage, seconds = list(reference.stages.items())[number % len(reference.stages)]
+        while process.poll() is None and stage not in running(project):
+            time.sleep(0.01)
+    delay = chance.uniform(0, seconds)
     time.sleep(delay)
     os.killpg(process.pid, signal.SIGKILL)
     killed = process.wait() == -signal.SIGKILL
@@ -132,14 +153,14 @@ def test_what_is_killed_and_run_again_makes_the_same_bytes(
     if (root / "dvc.lock").stat().st_size == 0:  # as docs/troubleshooting.md says
         project.run("git", "checkout", "--quiet", "dvc.lock")
         steps.append("git checkout dvc.lock")
-    last = (root / ".git/killed.txt").read_text(errors="replace").splitlines()[-1:]
+    last = log(project)[-1:]
 
     again = project.run(*command, check=False)
     if again.returncode and "rwlock" in again.stderr:
         (root / ".dvc/tmp/rwlock").unlink()
         steps.append("rm .dvc/tmp/rwlock")
         again = project.run(*command)
-    print(f"\n{command[-1]} {number}: {delay:.2f} s, {killed=}, {lying=}, {steps=}, {last=}")
+    print(f"\n{stage} {number}: {delay:.2f} of {seconds:.2f} s, {killed=}, {lying=}, {steps=}, {last=}")
     assert again.returncode == 0, again.stderr
     assert {path for path, digest in hashes(root).items() if reference.hashes.get(path) != digest} == set()
     assert hashes(root).keys() == reference.hashes.keys()
