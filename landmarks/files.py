@@ -17,7 +17,10 @@ try:
 except ImportError:  # Windows, which deletes no file that is open
     fcntl = None  # type: ignore[assignment]
 
-WRITTEN = ("data", "data/*", "models", "features", "rankings", "reports", "reports/plots")
+WRITTEN = (
+    *("data", "data/*", "models", "models/checkpoints/*", "features", "rankings"),
+    *("reports", "reports/plots"),
+)
 """Folders in which stages write."""
 
 

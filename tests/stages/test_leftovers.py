@@ -27,7 +27,8 @@ from landmarks import files, hdf5
 from landmarks.photos import fetching
 
 with ExitStack() as stack:
-    for name in "data/catalog.csv data/splits/test.csv models/model.safetensors reports/metrics.json".split():
+    for name in ("data/catalog.csv", "data/splits/test.csv", "models/model.safetensors",
+                 "models/checkpoints/0a/last.pt", "reports/metrics.json"):
         stack.enter_context(files.replacing(Path(name))).write_bytes(bytes(100))
     for name in ("features/index.h5", "rankings/retrieved.h5"):
         stack.enter_context(hdf5.writing(Path(name), "test"))
@@ -37,7 +38,8 @@ with ExitStack() as stack:
 """
 KINDS = [
     *("data/catalog.csv", "data/splits/test.csv", "data/mine/images", "features/index.h5"),
-    *("models/model.safetensors", "rankings/retrieved.h5", "reports/metrics.json"),
+    *("models/checkpoints/0a/last.pt", "models/model.safetensors", "rankings/retrieved.h5"),
+    "reports/metrics.json",
 ]
 unix = pytest.mark.skipif(sys.platform == "win32", reason="a file that is open is not deleted there")
 
