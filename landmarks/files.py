@@ -4,11 +4,24 @@ import errno
 import hashlib
 import os
 import shlex
+import shutil
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from landmarks.errors import DamagedError, InputError
+
+try:
+    import fcntl
+except ImportError:  # Windows, which deletes no file that is open
+    fcntl = None  # type: ignore[assignment]
+
+WRITTEN = (
+    *("data", "data/*", "models", "models/checkpoints/*", "features", "rankings"),
+    *("reports", "reports/plots"),
+)
+"""Folders in which stages write."""
 
 
 @contextmanager
@@ -21,10 +34,88 @@ def replacing(path: Path) -> Iterator[Path]:
     with explained(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            yield temporary
-            temporary.replace(path)
+            with held(temporary):
+                yield temporary
+                temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def held(path: Path) -> Iterator[None]:
+    """Keep `unheld` from `path`, a folder, or a file that is made where it is missing, as long as we live.
+
+    Where there are no locks, `unheld` leaves everything alone.
+    """
+    lock = _held(path)
+    try:
+        yield
+    finally:
+        if lock is not None:
+            os.close(lock)
+
+
+def _held(path: Path) -> int | None:
+    if sys.platform == "win32" or fcntl is None:
+        return None
+    while True:
+        lock = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_SH)  # which waits for a sweep, but for no other writer
+        except OSError:
+            os.close(lock)
+            return None
+        if _is_at(lock, path):
+            return lock
+        os.close(lock)  # swept in between
+
+
+def _is_at(lock: int, path: Path) -> bool:
+    return path.exists() and os.path.samestat(os.fstat(lock), path.stat())
+
+
+@contextmanager
+def unheld(path: Path) -> Iterator[bool]:
+    """Whether no process holds `path`, which none will before the block ends; false where nobody can tell."""
+    if sys.platform == "win32" or fcntl is None:
+        yield False
+        return
+    try:
+        kind = os.O_RDONLY | os.O_DIRECTORY if path.is_dir() else os.O_RDWR
+        lock = os.open(path, kind | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError:  # also of another user's, and in a folder that is only read
+        yield False
+        return
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            free = _is_at(lock, path)  # not renamed in between
+        except OSError:
+            free = False
+        yield free
+    finally:
+        os.close(lock)
+
+
+def sweep() -> None:
+    """Remove what killed stages have left beside their outputs: temporaries that no process holds.
+
+    The stage that writes the file would do so, but does not run where DVC has the file in its cache. What
+    cannot be removed stays, without a word.
+    """
+    for folder in WRITTEN:
+        with suppress(OSError):
+            for temporary in Path().glob(f"{folder}/.*.tmp"):
+                if temporary.with_name(temporary.name[1:-4]).exists():
+                    _remove(temporary)
+
+
+def _remove(temporary: Path) -> None:
+    with suppress(OSError), unheld(temporary) as ours:
+        if ours and temporary.is_dir():
+            shutil.rmtree(temporary, ignore_errors=True)
+        elif ours:
+            temporary.unlink()
 
 
 @contextmanager

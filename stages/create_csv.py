@@ -27,6 +27,8 @@ def main() -> None:
     tables.write(Path("data/rejected.csv"), catalog.Rejected._fields, rejected)
     classes = {photo.class_image for photo in photos}
     logging.info("%d photos of %d landmarks", len(photos), len(classes))
+    if told := folders.outside(images, (photo.image_path for photo in photos)):
+        logging.info(told)
     if rejected:
         known = sum(Path(file.path).name in fetching.BROKEN for file in rejected)
         published = f" ({known} were published broken)" if known else ""

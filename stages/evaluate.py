@@ -7,9 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from landmarks import params, tables
+from landmarks import files, params, tables
 from landmarks.errors import run
-from landmarks.files import replacing
 from landmarks.photos import catalog, ground_truth
 from landmarks.scoring import measures, protocols, reports
 from landmarks.searching import rankings
@@ -19,6 +18,7 @@ SHOWN = 10
 
 
 def main() -> None:
+    files.sweep()
     options = params.load()
     with rankings.opened(Path("rankings/reranked.h5")) as ranked:
         truth = ground_truth.read(Path("data/ground_truth.csv"))
@@ -28,7 +28,7 @@ def main() -> None:
     write_plots(report)
     warn_of_ties(report)
     metrics = report.metrics(options.evaluate.bootstrap)
-    with replacing(REPORTS / "metrics.json") as temporary:
+    with files.replacing(REPORTS / "metrics.json") as temporary:
         temporary.write_text(json.dumps(metrics, indent=2) + "\n")
     logging.info(json.dumps(metrics))
 

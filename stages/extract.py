@@ -13,6 +13,7 @@ MODEL = Path("models/model.safetensors")
 
 
 def main() -> None:
+    files.sweep()
     part = sys.argv[1]
     options = params.load()
     source = Path("data/splits", f"{part}.csv")

@@ -3,21 +3,25 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from landmarks import params
+from landmarks import files, params
 from landmarks.errors import InputError, run
 from landmarks.reranking.reranker import Reranker
 from landmarks.searching import features, rankings
 
 RETRIEVED = Path("rankings/retrieved.h5")
+QUERIES, INDEX = Path("features/test.h5"), Path("features/index.h5")
 
 
 def main() -> None:
+    files.sweep()
     options = params.load()
     with (
         rankings.opened(RETRIEVED) as retrieved,
-        features.opened(Path("features/test.h5")) as queries,
-        features.opened(Path("features/index.h5")) as index,
+        features.opened(QUERIES) as queries,
+        features.opened(INDEX) as index,
     ):
+        for path, store in {QUERIES: queries, INDEX: index}.items():
+            features.sweep(path, store, options.extract.batch_size)
         if (queries.photos, index.photos) != (retrieved.queries, retrieved.index):
             raise InputError(f"{RETRIEVED}: not a search in features/ as it is now; run `dvc repro` again")
         distance = retrieved.attributes["distance"]

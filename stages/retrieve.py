@@ -2,18 +2,23 @@
 
 from pathlib import Path
 
-from landmarks import params
+from landmarks import files, params
 from landmarks.errors import run
 from landmarks.searching import features, rankings
 
+QUERIES, INDEX = Path("features/test.h5"), Path("features/index.h5")
+
 
 def main() -> None:
+    files.sweep()
     options = params.load()
     depth, distance = options.retrieve.depth, options.distance
     with (
-        features.opened(Path("features/test.h5")) as queries,
-        features.opened(Path("features/index.h5")) as index,
+        features.opened(QUERIES) as queries,
+        features.opened(INDEX) as index,
     ):
+        for path, store in {QUERIES: queries, INDEX: index}.items():
+            features.sweep(path, store, options.extract.batch_size)
         rankings.write(
             Path("rankings/retrieved.h5"),
             queries.photos,

@@ -61,7 +61,7 @@ def fetch(
     if images.exists():
         raise InputError(f"{images}: is there already; delete it to fetch the photos anew")
     sources = fetching.chosen(fetching.ARCHIVES[name], given)
-    photos = fetching.fetch(sources, images, DOWNLOADS)
+    photos = fetching.fetch(sources, images, DOWNLOADS, fetching.Bounds.of(name))
     published, broken = fetching.PHOTOS[name], len(fetching.BROKEN.intersection(photos))
     if as_json:
         told = {"images": images.as_posix(), "photos": len(photos), "published": published, "broken": broken}

@@ -21,7 +21,7 @@ from PIL import ExifTags, Image
 from landmarks.cores import CORES
 from landmarks.demo.buildings import GROUNDS, HOUSES, LANDMARKS, SNOW, TILES, WATER, build
 from landmarks.demo.modelling import LEVELS, TEXELS, Array, Colour, Face, Scene, arch, cloudiness, ring
-from landmarks.files import explained
+from landmarks.files import explained, held
 from landmarks.progress import tqdm
 
 SAMPLES = 1.5  # drawn pixels per photo pixel, each way; shrinking then smooths the edges
@@ -46,7 +46,8 @@ def draw(
                 (temporary / name).mkdir(parents=True)
             # Spawned, since a fork would inherit the locks of whatever threads the caller runs.
             # Windows waits for 61 of them at most.
-            with ProcessPoolExecutor(workers or min(CORES, 61), get_context("spawn"), _start) as pool:
+            pools = ProcessPoolExecutor(workers or min(CORES, 61), get_context("spawn"), _start)
+            with held(temporary), pools as pool:
                 drawn = pool.map(_draw_one, *zip(*jobs, strict=True), chunksize=max(photos // 3, 1))
                 for _ in tqdm(drawn, "drawing photos", len(jobs), unit="photo"):
                     pass

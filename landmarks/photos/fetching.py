@@ -13,10 +13,10 @@ import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple, Never, TypeVar
+from typing import IO, NamedTuple, Never, Self, TypeVar
 
 from landmarks.errors import InputError
-from landmarks.files import explained
+from landmarks.files import explained, held
 from landmarks.progress import tqdm
 
 _VGG = "https://www.robots.ox.ac.uk/~vgg/data"
@@ -37,6 +37,9 @@ GROUND_TRUTH = {
 PHOTOS = {"oxford": 5063, "paris": 6412}
 """How many files the archives have, the broken ones among them."""
 
+BYTES = {"oxford": 1_900_000_000, "paris": 2_500_000_000}
+"""About how many bytes they have, packed or not."""
+
 BROKEN = {
     f"paris_{name}.jpg"
     for name in (
@@ -50,6 +53,33 @@ BROKEN = {
 
 # all_souls_000013.jpg is of all_souls, paris_defense_000605.jpg of defense.
 _PHOTO = re.compile(r"(?:paris_)?(?P<landmark>[A-Za-z]\w*)_\d+\.jpe?g", re.IGNORECASE | re.ASCII)
+
+
+class Bounds(NamedTuple):
+    """What an archive may hold at most, or nothing of it is unpacked."""
+
+    files: int
+    """Files and folders."""
+    size: int
+    """Bytes of all of them."""
+    each: int
+    """Bytes of one of them; the largest photos are published at 1024 x 768 pixels."""
+
+    @classmethod
+    def of(cls, dataset: str) -> Self:
+        """Half as much again as is published, whose photos may be packed anew, in folders of their own."""
+        return cls(PHOTOS[dataset] * 3 // 2, BYTES[dataset] * 3 // 2, 10_000_000)
+
+    def refusal(self, path: Path, seen: str) -> InputError:
+        """What to tell of the archive at `path`, of which more was `seen`."""
+        return InputError(
+            f"{path}: {seen}; at most {self.files} files and folders, {self.each / 1e6:g} MB each and "
+            f"{self.size / 1e9:.3g} GB in all, are allowed, and nothing was unpacked"
+        )
+
+
+OF_TEXTS = Bounds(20_000, 200_000_000, 10_000_000)
+"""What a ground truth may hold; the published ones have 220 files of a few KB."""
 
 CHUNK = 1 << 20
 TRIES = 5
@@ -198,15 +228,15 @@ class Archive(NamedTuple):
     """The bytes of the photos."""
 
 
-def proved(path: Path) -> Archive:
+def proved(path: Path, most: Bounds) -> Archive:
     """Read the archive at `path` to its end, where gzip keeps a checksum of all that was packed.
 
-    Raises `InputError` if it is not whole, or something in it is neither a file nor a folder, or would lie
-    outside the folder that it is unpacked in.
+    Raises `InputError` if it is not whole, or holds more than `most`, or something in it is neither a file
+    nor a folder, or would lie outside the folder that it is unpacked in.
     """
     photos, size = [], 0
-    with opened(path) as tar:
-        for member in tqdm(tar, f"checking {path.name}", unit="file"):
+    with opened(path, most) as members:
+        for member, _ in tqdm(members, f"checking {path.name}", unit="file"):
             inside = PurePosixPath(member.name)
             if inside.is_absolute() or ".." in inside.parts or "\\" in member.name:
                 raise InputError(
@@ -222,32 +252,71 @@ def proved(path: Path) -> Archive:
     return Archive(path, photos, size)
 
 
+Member = tuple[tarfile.TarInfo, IO[bytes] | None]
+"""Of an archive, with what it holds if it is a file."""
+
+
 @contextmanager
-def opened(path: Path) -> Iterator[tarfile.TarFile]:
+def opened(path: Path, most: Bounds) -> Iterator[Iterator[Member]]:
     """The .tgz at `path`, to be read once from its beginning to its end, where it has proved to be whole.
 
-    Raises `InputError` if it is not.
+    Raises `InputError` if it is not, or as soon as more than `most` is seen of it.
     """
     if not path.is_file():
         raise InputError(f"{path}: no such file")
     try:
-        with gzip.open(path) as stream:
+        with _Bounded(path, most) as stream:
             with tarfile.open(fileobj=stream, mode="r|") as tar:
-                yield tar
+                yield _members(tar, stream, path, most)
             while stream.read(CHUNK):
                 pass
     except (tarfile.TarError, EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise InputError(f"{path}: not a whole .tgz archive ({error})") from None
 
 
-def fetch(sources: Sequence[str], images: Path, downloads: Path) -> list[str]:
+class _Bounded(gzip.GzipFile):
+    """A file of gzip, in which a few bytes may stand for any number of zeros."""
+
+    def __init__(self, path: Path, most: Bounds) -> None:
+        super().__init__(path)
+        self._path, self._most, self._seen = path, most, 0
+        self.left = most.each
+        """Bytes that may come before the next member."""
+
+    def read(self, size: int | None = -1) -> bytes:
+        """The next bytes. Raises `InputError` where they are too many."""
+        content = super().read(size)
+        self._seen += len(content)
+        self.left -= len(content)
+        if self._seen > self._most.size:
+            raise self._most.refusal(self._path, f"unpacks to more than {self._most.size / 1e9:.3g} GB")
+        if self.left < 0:
+            raise self._most.refusal(self._path, "has bytes without end that belong to no file")
+        return content
+
+
+def _members(tar: tarfile.TarFile, stream: _Bounded, path: Path, most: Bounds) -> Iterator[Member]:
+    size = 0
+    for count, member in enumerate(tar, 1):
+        size += member.size  # with holes, of which nothing comes
+        if count > most.files:
+            raise most.refusal(path, f"has more than {most.files} files and folders")
+        if member.size > most.each:
+            raise most.refusal(path, f"{member.name!r} in it has {member.size} bytes")
+        if size > most.size:
+            raise most.refusal(path, f"unpacks to more than {most.size / 1e9:.3g} GB")
+        stream.left = member.size + most.each
+        yield member, tar.extractfile(member) if member.isfile() else None
+
+
+def fetch(sources: Sequence[str], images: Path, downloads: Path, most: Bounds) -> list[str]:
     """Unpack the photos of the archives `sources`, URLs or paths, to one folder per landmark below `images`.
 
     All archives are downloaded into `downloads` and proved whole before anything is unpacked, and `images` is
     whole or absent. Returns the names of the photos. Raises `InputError` as `download` and `proved` do, and
     where there is no photo, two have one name, or the disk has too little space.
     """
-    archives = [read_from(source, downloads, proved) for source in sources]
+    archives = [read_from(source, downloads, lambda path: proved(path, most)) for source in sources]
     names = [name for archive in archives for name in archive.photos]
     if not names:
         raise InputError(f"{sources[0]}: no photo named like all_souls_000013.jpg in it")
@@ -263,16 +332,16 @@ def fetch(sources: Sequence[str], images: Path, downloads: Path) -> list[str]:
         )
     with _filling(images) as folder:
         for archive in archives:
-            _unpack(archive, folder)
+            _unpack(archive, folder, most)
     return names
 
 
-def _unpack(archive: Archive, folder: Path) -> None:
+def _unpack(archive: Archive, folder: Path, most: Bounds) -> None:
     bar = tqdm(desc=f"unpacking {archive.path.name}", total=len(archive.photos), unit="photo")
-    with bar, opened(archive.path) as tar:
-        for member in tar:
+    with bar, opened(archive.path, most) as members:
+        for member, content in members:
             name = PurePosixPath(member.name).name
-            match, content = _PHOTO.fullmatch(name), tar.extractfile(member)
+            match = _PHOTO.fullmatch(name)
             if match and content:
                 path = folder / match["landmark"] / name
                 path.parent.mkdir(exist_ok=True)
@@ -289,7 +358,8 @@ def _filling(folder: Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
         try:
-            yield temporary
+            with held(temporary):
+                yield temporary
             temporary.rename(folder)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)

@@ -3,16 +3,17 @@
 import errno
 import logging
 import os
+import re
 import shlex
 import stat
 import unicodedata
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 
-from landmarks.errors import InputError
+from landmarks.errors import InputError, shown
 from landmarks.files import in_copy
 
 log = logging.getLogger(__name__)
@@ -39,8 +40,12 @@ PASSED_OVER_SUFFIXES = (".tmp", ".partial")
 
 NAMED = 20
 """How many obstacles are named."""
+FEW = 3
+"""How many links out of a dataset are named."""
 TOLD = 8
 """How many names of what is left out are told, besides those of whole landmark folders."""
+CACHED = re.compile(r"/files/md5/[0-9a-f]{2}/[0-9a-f]{30}$")
+"""Files in DVC's cache, which may lie anywhere; `cache.type symlink` makes links to them."""
 EXPECTED = "expected one folder of photos per landmark, as in {}/<landmark>/photo.jpg"
 NOT_ASCII = (
     "a path with other letters than ASCII, below which DVC runs no copies: `dvc exp run --temp` fails and "
@@ -175,6 +180,41 @@ def photo_files(images: Path) -> list[Path]:
     if told := found.told():
         log.info("%s: %s", images.as_posix(), told)
     return [Path(path) for path in found.files]
+
+
+def outside(images: Path, photos: Iterable[str]) -> str:
+    """One line on those of `photos`, paths below `images`, that lie outside the dataset's folder, or ''.
+
+    Links lead there: the dataset's folder, `images`, or the photo itself. DVC's own, into its cache, do not
+    count.
+    """
+    home = f"{_real(images.parent.parent)}/{images.parent.name}/"
+    ways = [path.as_posix() for path in (images, images.parent) if path.is_symlink()]
+    around = ways[0] if ways and not f"{_real(images)}/".startswith(home) else ""
+    links: dict[str, str] = {}
+    count = 0
+    for photo in photos:
+        link = photo if os.path.islink(photo) else around  # noqa: PTH114, of which there may be a million
+        if not link:
+            continue
+        target = links.get(link) or _real(link)
+        if link == around or not (target.startswith(home) or CACHED.search(target)):
+            links[link] = target
+            count += 1
+    if not links:
+        return ""
+    named = [f"{escaped(link)} -> {escaped(target)}" for link, target in islice(links.items(), FEW)]
+    if more := len(links) - len(named):
+        named[-1] += f" and {more} more"
+    lie = "lies" if count == 1 else "lie"
+    return (
+        f"{_count(count, 'photo')} {lie} outside {escaped(images.parent.as_posix())}, "
+        f"by {_count(len(links), 'link')}: {', '.join(named)}"
+    )
+
+
+def _real(path: Path | str) -> str:
+    return os.path.realpath(path).replace(os.sep, "/")
 
 
 def _missing(images: str, found: Survey) -> str:
@@ -332,8 +372,7 @@ def spelled(names: Sequence[str], counts: Mapping[str, int], thing: str) -> str:
 
 def escaped(path: str) -> str:
     """`path` with escapes for what is not UTF-8 in it, and for what cannot be seen."""
-    text = os.fsencode(path).decode("utf-8", "backslashreplace")
-    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
+    return shown(os.fsencode(path).decode("utf-8", "backslashreplace")).replace("\n", "\\n")
 
 
 def printable(path: Path) -> str:

@@ -10,8 +10,7 @@ import io
 import logging
 import pickle
 import re
-import tarfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -174,18 +173,13 @@ def _texts(source: Path) -> dict[str, str]:
     if source.is_dir():
         contents = {path.name: path.read_bytes() for path in source.rglob("*") if _LIST.fullmatch(path.name)}
     else:
-        with fetching.opened(source) as archive:
-            contents = {Path(member.name).name: _content(archive, member) for member in _lists(archive)}
+        with fetching.opened(source, fetching.OF_TEXTS) as members:
+            contents = {
+                Path(member.name).name: content.read()
+                for member, content in members
+                if content and _LIST.fullmatch(Path(member.name).name)
+            }
     return {name: content.decode("utf-8", "replace") for name, content in contents.items()}
-
-
-def _lists(archive: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
-    return (member for member in archive if member.isfile() and _LIST.fullmatch(Path(member.name).name))
-
-
-def _content(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
-    file = archive.extractfile(member)
-    return file.read() if file else b""
 
 
 def read_revisited(source: Path) -> GroundTruth:

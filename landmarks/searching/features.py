@@ -3,10 +3,11 @@
 import hashlib
 import json
 import logging
+import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 from landmarks import hdf5
 from landmarks.describing.describers import Describer
 from landmarks.errors import InputError
-from landmarks.files import explained
+from landmarks.files import explained, held, unheld
 from landmarks.photos.catalog import Photo
 from landmarks.progress import tqdm
 from landmarks.searching.photo_rows import read_photos, write_photos
@@ -49,18 +50,54 @@ def extract(
     its bytes do not depend on interruptions. Raises `InputError` if a photo is gone or does not
     decode, a descriptor is not finite, or the disk is full.
     """
-    partial = path.with_name(path.name + ".partial")
+    partial = _partial(path)
+    fingerprint = _fingerprint(photos, attributes, batch_size)
     with explained(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        _describe(partial, photos, describer, _fingerprint(photos, attributes, batch_size), batch_size)
-        rows = np.memmap(partial, np.float32, "r", _HEADER, (len(photos), describer.dimensions))
-        with hdf5.writing(path, KIND) as file:
-            _write(file, rows, photos, attributes)
-        del rows  # Windows deletes no file that is mapped
-        partial.unlink()
+        with held(partial):
+            _describe(partial, photos, describer, fingerprint, batch_size)
+            rows = np.memmap(partial, np.float32, "r", _HEADER, (len(photos), describer.dimensions))
+            with hdf5.writing(path, KIND) as file:
+                _write(file, rows, photos, attributes)
+            del rows  # Windows deletes no file that is mapped
+            partial.unlink()
+
+
+def sweep(path: Path, store: Store, batch_size: int) -> None:
+    """Remove the `<path>.partial` of a killed `extract` that nothing is lost with.
+
+    That one holds rows of `store` itself, the one at `path`, made in batches of `batch_size`; or none; or it
+    is not of this format. One of other photos or of another model stays, since `extract` goes on from it when
+    it is asked for those again.
+    """
+    partial = _partial(path)
+    # InputError: of a photo that is gone, so that nothing can be known.
+    with suppress(OSError, InputError), unheld(partial) as ours, partial.open("rb") as file:
+        begun = _BEGUN.match(file.read(_HEADER + 1))
+        own = _fingerprint(store.photos, store.attributes, batch_size) if begun else ""
+        if ours and (not begun or (begun[0] == own.encode() and _holds(store, file))):
+            partial.unlink()
+
+
+def _holds(store: Store, partial: BinaryIO) -> bool:
+    """Whether the rows in `partial` are the first of `store`, which may be of photos as they once were."""
+    partial.seek(_HEADER)
+    dimensions = store.features.shape[1]
+    start, each = 0, block_rows(dimensions)
+    while len(rows := np.fromfile(partial, np.float32, each * dimensions)) >= dimensions:
+        rows = rows[: len(rows) // dimensions * dimensions].reshape(-1, dimensions)
+        if not np.array_equal(store.features[start : start + len(rows)], rows):
+            return False
+        start += len(rows)
+    return True
+
+
+def _partial(path: Path) -> Path:
+    return path.with_name(path.name + ".partial")
 
 
 _HEADER = 64  # the fingerprint, in hexadecimal
+_BEGUN = re.compile(rb"[0-9a-f]{64}(?=.)", re.DOTALL)
 
 
 def _describe(
@@ -97,7 +134,8 @@ def _describe(
 
 def _fingerprint(photos: Sequence[Photo], attributes: Mapping[str, Any], batch_size: int) -> str:
     """What partial descriptors depend on; a batch gives the same bits only when batched the same way."""
-    digest = hashlib.sha256(json.dumps([attributes, batch_size], sort_keys=True).encode())
+    known = json.dumps([attributes, batch_size], sort_keys=True, default=lambda read: read.tolist())
+    digest = hashlib.sha256(known.encode())
     for photo in photos:
         try:
             stat = Path(photo.image_path).stat()

@@ -1,3 +1,5 @@
+import sys
+from concurrent.futures import ThreadPoolExecutor
 from itertools import combinations
 from pathlib import Path
 
@@ -5,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
+from landmarks import files
 from landmarks.demo import buildings, drawing
 from landmarks.demo.buildings import LANDMARKS
 from landmarks.demo.modelling import Face, Model, ring
@@ -62,6 +65,17 @@ def test_there_are_no_more_processes_than_windows_can_wait_for(tmp_path, monkeyp
     monkeypatch.setattr(drawing, "ProcessPoolExecutor", pool)
     with pytest.raises(InterruptedError, match=f"^{processes}$"):
         drawing.draw(tmp_path / "images", classes=1, photos=1)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="nothing is swept there")
+def test_photos_that_are_being_drawn_are_not_taken_for_left_over(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(drawing, "ProcessPoolExecutor", lambda workers, *_: ThreadPoolExecutor(workers))
+    monkeypatch.setattr(drawing, "_draw_one", lambda path, *_: files.sweep() or path.touch())
+    Path("data/demo/images/old").mkdir(parents=True)
+    drawing.draw(Path("data/demo/images"), classes=2, photos=3, workers=2)
+    assert len(list(Path("data/demo/images").glob("*/*.jpg"))) == 6
+    assert [path.name for path in Path("data/demo").iterdir()] == ["images"]
 
 
 def test_a_failure_leaves_the_old_folder_alone(drawn, monkeypatch):

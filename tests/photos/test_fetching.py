@@ -105,8 +105,11 @@ def in_an_empty_folder(tmp_path, monkeypatch):
 IMAGES, DOWNLOADS = Path("data/oxford/images"), Path("downloads")
 
 
-def fetch(*sources):
-    return fetching.fetch(list(sources), IMAGES, DOWNLOADS)
+FEW = fetching.Bounds(files=20, size=500_000, each=200_000)
+
+
+def fetch(*sources, most=FEW):
+    return fetching.fetch(list(sources), IMAGES, DOWNLOADS, most)
 
 
 def written():
@@ -119,11 +122,11 @@ def photos_below(folder):
     return {path.name: path.read_bytes() for path in Path(folder).rglob("*") if path.is_file()}
 
 
-def refused(*sources):
+def refused(*sources, **bounds):
     """The error of fetching `sources`, which leaves no photo, not even half of one."""
     before = written()
     with pytest.raises(InputError) as caught:
-        fetch(*sources)
+        fetch(*sources, **bounds)
     assert written() == before
     assert not IMAGES.exists()
     return str(caught.value)
@@ -279,6 +282,101 @@ def special(name, kind, target=""):
 def test_an_archive_that_would_reach_out_of_its_folder_is_refused(member, message):
     Path("photos.tgz").write_bytes(tgz(*PHOTOS.items(), member))
     assert message in refused("photos.tgz")
+
+
+def holes(size):
+    """A photo of GNU tar that is `size` bytes of holes, of which nothing is packed."""
+    info = tarfile.TarInfo("oxford_000001.jpg")
+    header = bytearray(info.tobuf(tarfile.GNU_FORMAT))
+    header[156:157] = tarfile.GNUTYPE_SPARSE
+    header[386:398], header[398:410] = b"%011o " % size, b"%011o " % 0  # one piece, empty, at the end
+    header[483:495] = b"%011o " % size
+    header[148:156] = b"%06o\0 " % (256 + sum(header[:148]) + sum(header[156:512]))
+    return bytes(header)
+
+
+def long_header(size):
+    """A header of pax of `size` bytes, which is read before there is a member."""
+    info = tarfile.TarInfo("x")
+    info.type, info.size = tarfile.XHDTYPE, size
+    return info.tobuf(tarfile.USTAR_FORMAT) + bytes(size)
+
+
+ALL = (
+    "; at most 20 files and folders, 0.2 MB each and 0.0005 GB in all, are allowed, and nothing was unpacked"
+)
+ENDLESS = "has bytes without end that belong to no file"
+SMALL = {
+    "zeros as a photo": (
+        tgz(("oxford_000001.jpg", bytes(200_001))),
+        "'oxford_000001.jpg' in it has 200001 bytes",
+    ),
+    "zeros as no photo": (tgz(("README", bytes(1 << 24))), "'README' in it has 16777216 bytes"),
+    "many empty files": (
+        tgz(*((f"a_{number}.jpg", b"") for number in range(21))),
+        "has more than 20 files and",
+    ),
+    "many folders": (
+        tgz(*(special(f"{number}/", tarfile.DIRTYPE) for number in range(1000))),
+        "has more than 20 files and folders",
+    ),
+    "many large files": (
+        tgz(*((f"a_{number}.jpg", bytes(150_000)) for number in range(4))),
+        "unpacks to more than 0.0005 GB",
+    ),
+    "holes": (gzip.compress(holes(1 << 32) + bytes(1024)), "'oxford_000001.jpg' in it has 4294967296 bytes"),
+    "many holes": (gzip.compress(holes(190_000) * 3 + bytes(1024)), "unpacks to more than 0.0005 GB"),
+    "zeros after the end": (gzip.compress(gzip.decompress(ARCHIVE) + bytes(1 << 18)), ENDLESS),
+    "zeros of a second gzip": (ARCHIVE + gzip.compress(bytes(1 << 18)), ENDLESS),
+    "a long header": (gzip.compress(long_header(1 << 18)), ENDLESS),
+    "many long headers": (
+        gzip.compress((long_header(150_016) + tarfile.TarInfo("y").tobuf()) * 4),
+        "unpacks to more than 0.0005 GB",
+    ),
+}
+
+
+@pytest.mark.parametrize("bomb", SMALL)
+def test_an_archive_of_more_than_is_published_is_refused_before_anything_is_unpacked(server, bomb):
+    content, seen = SMALL[bomb]
+    server.content = content
+    for source in (server.url, "photos.tgz"):
+        Path("photos.tgz").write_bytes(content)
+        message = refused(source)
+        assert message.startswith(f"{'downloads/' * (source != 'photos.tgz')}photos.tgz: {seen}")
+        assert ALL in message
+    assert not Path("downloads/photos.tgz").exists()  # so that another run downloads it anew
+
+
+def test_what_is_within_the_bounds_is_unpacked():
+    files = {f"a_{number}.jpg": bytes([number]) * 150_000 for number in range(3)}
+    folders = [special(f"{number}/", tarfile.DIRTYPE) for number in range(17)]
+    Path("photos.tgz").write_bytes(tgz(*folders, *files.items()))
+    fetch("photos.tgz")
+    assert photos_below(IMAGES) == files
+
+
+def test_an_archive_that_is_another_one_when_it_is_unpacked_leaves_nothing(monkeypatch):
+    """As one that is still being written."""
+    proved = fetching.proved
+
+    def then_replaced(path, most):
+        archive = proved(path, most)
+        path.write_bytes(SMALL["many large files"][0])
+        return archive
+
+    Path("photos.tgz").write_bytes(ARCHIVE)
+    monkeypatch.setattr(fetching, "proved", then_replaced)
+    with pytest.raises(InputError, match=r"^photos\.tgz: unpacks to more than 0\.0005 GB; at most 20 files"):
+        fetch("photos.tgz")
+    assert list(IMAGES.parent.iterdir()) == []
+
+
+@pytest.mark.parametrize(("dataset", "bounds"), [("oxford", (7594, 2.85e9)), ("paris", (9618, 3.75e9))])
+def test_the_bounds_are_half_as_much_again_as_is_published_and_keep_out_what_one_file_has(dataset, bounds):
+    most = fetching.Bounds.of(dataset)
+    assert (most.files, most.size) == bounds
+    assert 3 * 1024 * 768 < most.each < 2**31  # an uncompressed photo, and 2 GiB of zeros
 
 
 def test_of_two_archives_the_first_is_not_unpacked_where_the_second_is_broken():

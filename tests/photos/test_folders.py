@@ -308,6 +308,115 @@ def test_several_folders_that_cannot_be_used_are_counted():
         folders.photo_files(IMAGES)
 
 
+def outside_line():
+    """What is said of the photos, and the root of the repository as `~`."""
+    photos = [path.as_posix() for path in folders.photo_files(IMAGES)]
+    return folders.outside(IMAGES, photos).replace(os.path.realpath("."), "~")
+
+
+@pytest.mark.parametrize("place", ["data/x", "data/x/images"])
+@pytest.mark.parametrize("to", ["elsewhere", "data/other", "data/x-large", "thư mục"])
+@pytest.mark.parametrize("relative", [False, True])
+def test_photos_of_a_dataset_that_is_a_link_are_told_with_the_link(place, to, relative):
+    put("a/1.jpg", "a/2.jpg", "b/c/3.jpg")
+    Path(place).rename(to)
+    start = Path(place).absolute().parent
+    Path(place).symlink_to(os.path.relpath(to, start) if relative else Path(to).absolute())
+    assert outside_line() == f"3 photos lie outside data/x, by 1 link: {place} -> ~/{to}"
+
+
+@pytest.mark.parametrize(
+    ("count", "told"),
+    [
+        (0, ""),
+        (1, "1 photo lies outside data/x, by 1 link: data/x/images/a/0.jpg -> ~/own/0.jpg"),
+        (
+            3,
+            "3 photos lie outside data/x, by 3 links: data/x/images/a/0.jpg -> ~/own/0.jpg, "
+            "data/x/images/a/1.jpg -> ~/own/1.jpg, data/x/images/a/2.jpg -> ~/own/2.jpg",
+        ),
+        (
+            265,
+            "265 photos lie outside data/x, by 265 links: data/x/images/a/0.jpg -> ~/own/0.jpg, "
+            "data/x/images/a/1.jpg -> ~/own/1.jpg, data/x/images/a/10.jpg -> ~/own/10.jpg and 262 more",
+        ),
+    ],
+)
+def test_photos_that_are_links_out_of_the_dataset_are_counted_and_the_first_are_named(count, told):
+    put("a/photo.jpg", "b/1.jpg", "b/2.jpg")
+    Path("own").mkdir()
+    for number in range(count):
+        Path(f"own/{number}.jpg").touch()
+        link(f"a/{number}.jpg", Path(f"own/{number}.jpg").absolute())
+    assert outside_line() == told
+
+
+def test_a_link_through_others_is_told_with_where_it_ends():
+    put("b/1.jpg")
+    for name in ("data/y", "own", "far"):
+        Path(name).mkdir()
+    Path("far/1\u202e.jpg").touch()
+    Path("own/1.jpg").symlink_to(Path("far/1\u202e.jpg").absolute())
+    IMAGES.rename("data/y/images")
+    IMAGES.symlink_to("../y/images")
+    link("a/1.jpg", Path("own/1.jpg").absolute())
+    assert outside_line() == (
+        "2 photos lie outside data/x, by 2 links: data/x/images/a/1.jpg -> ~/far/1\\u202e.jpg, "
+        "data/x/images -> ~/data/y/images"
+    )
+
+
+def in_cache():
+    """As `dvc checkout` leaves a photo with `cache.type symlink`."""
+    cached = Path("cache/files/md5/0a/" + "1b" * 15)
+    cached.parent.mkdir(parents=True)
+    cached.touch()
+    link("a/2.jpg", cached.absolute())
+
+
+def inside():
+    IMAGES.rename("data/x/raw")
+    IMAGES.symlink_to("raw")
+
+
+def back_inside():
+    """`images` leads out, and a photo there back in."""
+    IMAGES.rename("elsewhere")
+    IMAGES.symlink_to(Path("elsewhere").absolute())
+    Path("data/x/2.jpg").touch()
+    Path("elsewhere/a/1.jpg").unlink()
+    link("a/1.jpg", Path("data/x/2.jpg").absolute())
+
+
+def whole_data():
+    Path("data").rename("disk")
+    Path("data").symlink_to("disk")
+
+
+@pytest.mark.parametrize(
+    "made", [in_cache, inside, back_inside, whole_data, lambda: link("b/2.jpg", "../a/1.jpg")]
+)
+def test_nothing_is_said_of_links_that_stay_in_the_dataset_and_of_those_of_dvc(made):
+    put("a/1.jpg")
+    made()
+    assert outside_line() == ""
+
+
+AROUND = {".": "images", "..": "x/images", "../..": "data/x/images"}
+
+
+@pytest.mark.parametrize(("target", "named"), AROUND.items())
+def test_images_that_are_a_folder_around_the_link_itself_are_refused(target, named):
+    Path("data/x/raw").mkdir()
+    Path("data/x/raw/1.jpg").touch()
+    IMAGES.rmdir()
+    IMAGES.symlink_to(target)
+    with pytest.raises(
+        InputError, match=rf"^data/x/images/{named}: a link to a folder, in which DVC sees no"
+    ):
+        folders.photo_files(IMAGES)
+
+
 def test_visible_files_follows_links_but_none_that_leads_back():
     put("a/1.jpg")
     link("a/up", "..")

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from landmarks.errors import InputError
+from landmarks.files import held
 from landmarks.photos.catalog import HEADER, Photo
 from landmarks.photos.images import Crop
 from landmarks.searching import features
@@ -205,6 +206,65 @@ def test_what_changed_since_an_interruption_starts_over(photos, change):
         assert store.attributes == arguments.get("attributes", ATTRIBUTES)
         expected = [Fake.descriptor(photo.image_path) for photo in arguments["photos"]]
         np.testing.assert_array_equal(store.features, expected)
+
+
+EVERY_TYPE = {**ATTRIBUTES, "gem_p": 3.0, "scales": [1.0, 0.7071], "sizes": [1, 2], "flip": False, "none": []}
+
+
+def left(path, batch_size=BATCH):
+    """Whether the `.partial` beside the store at `path` is left by a stage that reads the store."""
+    with features.opened(path) as store:
+        features.sweep(path, store, batch_size)
+    return path.with_name(path.name + ".partial").exists()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no locks that tell who holds a file")
+@pytest.mark.parametrize("batches", range(4))
+@pytest.mark.parametrize("box", [None, (0.0, 0.5, 9.0, 9.0)])
+def test_of_what_a_whole_store_holds_no_part_is_left(photos, batches, box):
+    photos = [*photos[:1], photos[1]._replace(box=box), *photos[2:]]
+    with pytest.raises(InterruptionError):
+        extract(photos, Fake(stop_before=batches), EVERY_TYPE)
+    partial = Path("features/index.h5.partial").read_bytes()
+    extract(photos, attributes=EVERY_TYPE)
+    Path("features/index.h5.partial").write_bytes(partial)
+    assert not left(STORE)
+
+
+@pytest.mark.parametrize("change", changes)
+def test_what_extract_can_still_go_on_from_is_left_and_gone_on_from(photos, change):
+    extract(photos)
+    arguments = {"photos": photos, **changes[change](photos)}
+    STORE.rename("restored")
+    with pytest.raises(InterruptionError):
+        extract(describer=Fake(stop_before=2), **arguments)
+    Path("restored").rename(STORE)
+    assert left(STORE)
+    size = arguments.get("batch_size", BATCH)
+    assert extract(**arguments) == names(arguments["photos"])[2 * size :]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no locks that tell who holds a file")
+@pytest.mark.parametrize("content", [b"", b"0a" * 20, b"0a" * 32, b"\0" * 200, b"PK\3\4" * 100])
+def test_a_partial_file_that_no_extract_goes_on_from_is_removed(photos, content):
+    extract(photos)
+    Path("features/index.h5.partial").write_bytes(content)
+    assert not left(STORE)
+
+
+@pytest.mark.parametrize("missing", [False, True])
+def test_a_partial_file_is_left_where_it_is_written_or_nothing_is_known_of_its_photos(photos, missing):
+    extract(photos)
+    partial = Path("features/index.h5.partial")
+    with features.opened(STORE) as store:
+        key = features._fingerprint(photos, store.attributes, BATCH)
+        partial.write_bytes(key.encode() + store.features[:2].tobytes())
+    if missing:
+        Path(photos[3].image_path).rename("elsewhere")
+        assert left(STORE)
+    else:
+        with held(partial):
+            assert left(STORE)
 
 
 def test_a_photo_that_is_gone_is_named(photos):

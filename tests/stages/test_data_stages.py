@@ -46,6 +46,21 @@ def put(name, image, kind="JPEG", **save):
     return path.as_posix()
 
 
+def test_photos_that_links_bring_from_elsewhere_are_told_in_a_line(tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    for number in range(4):
+        put(f"a/{number}.jpg", picture(number))
+    Path(tmp_path / "own").mkdir()
+    (IMAGES / "a/3.jpg").rename(tmp_path / "own/3.jpg")
+    (IMAGES / "a/3.jpg").symlink_to(tmp_path / "own/3.jpg")
+    (IMAGES / "a/2 again.jpg").symlink_to("2.jpg")  # rejected as a copy
+    create_csv.main()
+    [told] = [message for message in caplog.messages if "outside" in message]
+    own = tmp_path.resolve() / "own/3.jpg"
+    assert told == f"1 photo lies outside data/mine, by 1 link: data/mine/images/a/3.jpg -> {own}"
+    assert len(rows("catalog.csv")) == 4
+
+
 def rows(name):
     with Path("data", name).open(encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))
