@@ -6,19 +6,23 @@ from landmarks import params
 from landmarks.errors import run
 from landmarks.searching import features, rankings
 
+RETRIEVED = Path("rankings/retrieved.h5")
+
 
 def main() -> None:
     options = params.load()
-    depth, distance = options.retrieve.depth, options.distance
+    distance = options.distance
     with (
         features.opened(Path("features/test.h5")) as queries,
         features.opened(Path("features/index.h5")) as index,
     ):
+        depth = rankings.ranking_depth(len(index.photos), options.retrieve.depth)
+        rankings.check_room(RETRIEVED, len(queries.photos), depth)
         rankings.write(
-            Path("rankings/retrieved.h5"),
+            RETRIEVED,
             queries.photos,
             index.photos,
-            rankings.ranking_depth(len(index.photos), depth),
+            depth,
             rankings.retrieve(
                 queries,
                 index,

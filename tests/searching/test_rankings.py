@@ -1,6 +1,3 @@
-import tracemalloc
-from concurrent.futures import ThreadPoolExecutor
-
 import h5py
 import numpy as np
 import pytest
@@ -97,7 +94,7 @@ def test_queries_a_few_at_a_time_give_the_same(distance):
     index = store(rng.normal(size=(20, 5)), [f"i{number}" for number in range(20)])
     whole = retrieved(queries, index, distance, 6)
     for at_once in (1, 3, 11):
-        memory = at_once * 4 * rankings.bytes_a_query(5, 6)
+        memory = at_once * 2 * rankings.bytes_a_query(5, 6)
         blocks = [len(block.rows) for block in rankings.retrieve(queries, index, distance, 6, memory)]
         assert max(blocks) == at_once
         for found, expected in zip(retrieved(queries, index, distance, 6, memory), whole, strict=True):
@@ -196,31 +193,28 @@ def test_what_is_no_store_of_rankings_is_refused(tmp_path, content, message):
         pass
 
 
-def test_memory_grows_neither_with_the_queries_nor_with_the_index(tmp_path, monkeypatch):
-    width, depth = 256, 10
-    out = tmp_path / "rankings.h5"
+@pytest.mark.parametrize("depth", [10, None])
+@pytest.mark.parametrize(("queries", "index"), [(400, 2_500), (40, 6_000), (64, 4_000)])
+def test_memory_grows_neither_with_the_queries_nor_with_the_index(
+    tmp_path, monkeypatch, peak_memory, queries, index, depth
+):
+    width, memory = 256, 1 << 20
     monkeypatch.setattr(search, "CORES", 2)
-    # Of several threads it would be chance how many have a piece at the same time.
-    monkeypatch.setattr(search, "ThreadPoolExecutor", lambda _: ThreadPoolExecutor(1))
+    # Of a photo, its row by its path, and its name while it is written.
+    bound = memory + 200 * (queries + index)
+    length = rankings.ranking_depth(index, depth)
+    with h5py.File(tmp_path / "features.h5", "w") as file:
+        stores = []
+        for prefix, size in (("q", queries), ("i", index)):
+            data = file.create_dataset(
+                prefix, data=np.random.default_rng(size).random((size, width), np.float32)
+            )
+            photos = [Photo(f"{prefix}{row}", "class") for row in range(size)]
+            stores.append(Store(data, photos, {"model_sha256": ""}))
 
-    def random_store(file, prefix, size):
-        data = file.create_dataset(prefix, (size, width), np.float32, chunks=(64, width))
-        data[:] = np.random.default_rng(size).random((size, width), dtype=np.float32)
-        return Store(data, [Photo(f"{prefix}{row}", "class") for row in range(size)], {"model_sha256": ""})
+        def search_and_write():
+            blocks = rankings.retrieve(*stores, "L1", depth, memory)
+            rankings.write(tmp_path / "out.h5", stores[0].photos, stores[1].photos, length, blocks, {})
 
-    def peak(queries, index):
-        with h5py.File(tmp_path / "features.h5", "w") as file:
-            stores = [random_store(file, "q", queries), random_store(file, "i", index)]
-            tracemalloc.start()
-            try:
-                blocks = rankings.retrieve(*stores, "L1", depth, 1 << 20)
-                rankings.write(out, stores[0].photos, stores[1].photos, depth, blocks, {})
-                return tracemalloc.get_traced_memory()[1]
-            finally:
-                tracemalloc.stop()
-
-    peak(64, 2_000)  # what is compiled or loaded once is not measured
-    base = peak(64, 2_000)
-    row = width * 4
-    assert peak(640, 2_000) - base < 0.25 * (640 - 64) * row
-    assert peak(64, 8_000) - base < 0.25 * (8_000 - 2_000) * row
+        assert peak_memory(search_and_write, bound) <= bound
+    assert bound < 4 * width * (queries + index) + 8 * queries * length
