@@ -1,9 +1,10 @@
-"""Files that are whole or absent: written under a temporary name, renamed when complete."""
+"""Files and folders that are whole or absent: written under a temporary name, renamed when complete."""
 
 import errno
 import hashlib
 import os
 import shlex
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,6 +26,30 @@ def replacing(path: Path) -> Iterator[Path]:
             temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def filling(folder: Path) -> Iterator[Path]:
+    """Yield a new folder beside `folder` to fill; if the block succeeds, it takes the place of `folder`.
+
+    Until then the old one stays. What a killed run has left is removed by the next. Raises `InputError` as
+    `replacing` does.
+    """
+    new, old = (folder.with_name(f".{folder.name}{suffix}") for suffix in (".tmp", ".old.tmp"))
+    with explained(folder):
+        if old.exists() and not folder.exists():  # killed between the two renames below
+            old.rename(folder)
+        for left in (new, old):
+            shutil.rmtree(left, ignore_errors=True)
+        new.mkdir(parents=True)
+        try:
+            yield new
+            if folder.exists():
+                folder.rename(old)
+            new.rename(folder)
+        finally:
+            for left in (new, old):
+                shutil.rmtree(left, ignore_errors=True)
 
 
 @contextmanager

@@ -42,7 +42,7 @@ def graph(
 
 def graph_bytes(size: int, neighbours: int) -> int:
     """The memory that the graph of an index of `size` takes while it is made."""
-    return 80 * size * neighbours
+    return 100 * size * neighbours
 
 
 def reached(

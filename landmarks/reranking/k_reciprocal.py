@@ -53,7 +53,7 @@ def distances(
 
 def bytes_of(results: int) -> int:
     """The memory that comparing so many results with each other takes."""
-    return 100 * (results + 1) ** 2
+    return 80 * (results + 1) ** 2
 
 
 def _lists(nearest: NDArray[np.int64]) -> csr_array:

@@ -152,7 +152,7 @@ def _diffusion(index: Index, options: RerankOptions) -> Step:
         chosen.neighbours,
         chosen.gamma,
         index.zeros_last,
-        max(0, index.memory - needed),
+        index.memory,
     )
 
     def scores(queries: Queries, shortlists: Shortlists) -> Iterator[Scores]:

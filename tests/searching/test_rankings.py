@@ -1,3 +1,6 @@
+import re
+from unittest import mock
+
 import h5py
 import numpy as np
 import pytest
@@ -191,6 +194,70 @@ def test_what_is_no_store_of_rankings_is_refused(tmp_path, content, message):
         h5py.File(path, "w").close()
     with pytest.raises(InputError, match=rf"rankings\.h5: {message}"), rankings.opened(path):
         pass
+
+
+@pytest.mark.parametrize(
+    ("queries", "depth", "free", "told"),
+    [
+        (
+            500,
+            300_000,
+            10**9,
+            "500 queries with 300000 results each take 1.2 GB, 1 GB of the disk are free; lower",
+        ),
+        (500, 300_000, 10**10, "500 queries with 300000 results each take 1.2 GB of the disk; a lower"),
+        (2_000_000, 100, 10**10, "2000000 queries with 100 results each take 1.6 GB of the disk; a lower"),
+        (500, 100, 10**5, "500 queries with 100 results each take 0.0004 GB, 0.0001 GB of the disk are free"),
+        (500, 100, 10**6, None),
+        (60, 30, 10**9, None),
+    ],
+)
+def test_a_store_that_will_be_large_is_told_and_one_too_large_for_the_disk_refused(
+    tmp_path, monkeypatch, caplog, queries, depth, free, told
+):
+    path = tmp_path / "rankings" / "retrieved.h5"
+    caplog.set_level("INFO")
+    monkeypatch.setattr(rankings.shutil, "disk_usage", lambda _: mock.Mock(free=free))
+    if free < 8 * queries * depth:
+        with pytest.raises(InputError, match=re.escape(f"{path}: {told}") + ".*retrieve.depth"):
+            rankings.check_room(path, queries, depth)
+        return
+    rankings.check_room(path, queries, depth)
+    messages = [record.getMessage() for record in caplog.records]
+    assert messages == ([f"{path}: {told} retrieve.depth keeps fewer"] if told else [])
+
+
+def test_a_store_has_the_size_that_is_told(tmp_path):
+    index = store(np.random.default_rng(0).random((3000, 2)), [f"i{row}" for row in range(3000)])
+    path = tmp_path / "rankings.h5"
+    blocks = rankings.retrieve(store([[0, 0]] * 40, "q" * 40), index, "L1", None, 1 << 20)
+    rankings.write(path, index.photos[:40], [], 3000, blocks, {})
+    assert path.stat().st_size == pytest.approx(8 * 40 * 3000, rel=0.03)
+
+
+@pytest.mark.parametrize(
+    ("size", "depth", "needed"), [(40_000, None, 3), (60_000, 50_000, 4), (40_000, 99, 0)]
+)
+def test_a_ranking_that_is_more_than_the_memory_is_told_before_the_search(caplog, size, depth, needed):
+    index = Store(np.zeros((size, 2), np.float32), [Photo("a", "b")] * size, {"model_sha256": ""})
+    queries = index._replace(features=index.features[:1], photos=index.photos[:1])
+    next(rankings.retrieve(queries, index, "L1", depth, 1 << 20))
+    told = (
+        "retrieve.memory: 1 MB are not kept to, since a query with its results takes more; "
+        f"set it to {needed}, or lower retrieve.depth"
+    )
+    assert [record.getMessage() for record in caplog.records] == [told] * (needed > 0)
+
+
+def test_photos_that_are_known_are_not_held_twice(tmp_path):
+    path = tmp_path / "rankings.h5"
+    write(path, blocks_of(ROWS))
+    for known in ([PHOTOS, PHOTOS[:2]], [PHOTOS[:2], PHOTOS]):
+        with rankings.opened(path, *known) as ranked:
+            assert ranked.queries is PHOTOS
+            assert any(ranked.index is photos for photos in known)
+    with rankings.opened(path, PHOTOS[1:], []) as ranked:
+        assert (ranked.queries, ranked.index) == (PHOTOS, PHOTOS[:2])
 
 
 @pytest.mark.parametrize("depth", [10, None])
