@@ -36,11 +36,15 @@ def filling(folder: Path) -> Iterator[Path]:
     `replacing` does.
     """
     new, old = (folder.with_name(f".{folder.name}{suffix}") for suffix in (".tmp", ".old.tmp"))
-    with explained(folder):
-        if old.exists() and not folder.exists():  # killed between the two renames below
+
+    def tidy() -> None:
+        if old.exists() and not folder.exists():  # stopped between the two renames below
             old.rename(folder)
         for left in (new, old):
             shutil.rmtree(left, ignore_errors=True)
+
+    with explained(folder):
+        tidy()
         new.mkdir(parents=True)
         try:
             yield new
@@ -48,8 +52,7 @@ def filling(folder: Path) -> Iterator[Path]:
                 folder.rename(old)
             new.rename(folder)
         finally:
-            for left in (new, old):
-                shutil.rmtree(left, ignore_errors=True)
+            tidy()
 
 
 @contextmanager

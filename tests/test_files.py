@@ -82,6 +82,26 @@ def test_a_block_that_fails_leaves_the_old_folder_and_nothing_else(tmp_path, sto
     assert list(tmp_path.iterdir()) == [folder] * before
 
 
+@pytest.mark.parametrize("stop", [KeyboardInterrupt(), errors.Terminated(15), OSError(errno.ENOSPC, "full")])
+@pytest.mark.parametrize("renames", [0, 1])
+def test_a_run_that_stops_while_it_swaps_folders_leaves_the_old_one(tmp_path, monkeypatch, stop, renames):
+    folder = tmp_path / "folder"
+    fill(folder, "old")
+    done, rename = [], Path.rename
+
+    def stopped(self, target):
+        done.append(target)
+        if len(done) == renames + 1:
+            raise stop
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", stopped)
+    with pytest.raises(InputError if isinstance(stop, OSError) else type(stop)):
+        fill(folder, "new")
+    assert contents(folder) == {f"below/old{place}.txt": "old" for place in range(3)}
+    assert list(tmp_path.iterdir()) == [folder]
+
+
 KILLED = """
 import os, signal, sys
 from pathlib import Path
