@@ -55,7 +55,7 @@ def write(path: Path, rows: Iterable[tuple[object, ...]]) -> None:
 
 
 def results(ranked: rankings.Rankings, report: measures.Report, memory: int) -> Iterator[tuple[object, ...]]:
-    for part, block in ranked.blocks(memory):
+    for part, block in ranked.blocks(memory, measures.BYTES_A_RESULT):
         queries = zip(ranked.queries[part], report.predicted[part], *block, strict=True)
         for query, predicted, rows, distances in queries:
             for rank, (row, distance) in enumerate(zip(rows[:SHOWN], distances, strict=False), 1):
