@@ -207,8 +207,8 @@ def test_what_is_no_store_of_rankings_is_refused(tmp_path, content, message):
         ),
         (500, 300_000, 10**10, "500 queries with 300000 results each take 1.2 GB of the disk; a lower"),
         (2_000_000, 100, 10**10, "2000000 queries with 100 results each take 1.6 GB of the disk; a lower"),
-        (500, 100, 10**5, "500 queries with 100 results each take 0.0004 GB, 0.0001 GB of the disk are free"),
-        (500, 100, 10**6, None),
+        (500, 1000, 10**6, "500 queries with 1000 results each take 0.004 GB, 0.001 GB of the disk are free"),
+        (500, 1000, 10**7, None),
         (60, 30, 10**9, None),
     ],
 )
