@@ -38,7 +38,7 @@ def main() -> None:
             started = time.perf_counter()
             reranker = Reranker(method, index, distance, options)
             prepared = time.perf_counter()
-            for part, block in retrieved.blocks():
+            for part, block in retrieved.blocks(each=Reranker.bytes_a_result):
                 reranker.rerank(photos[part], queries.features[part], block)
             return prepared - started, time.perf_counter() - prepared
 

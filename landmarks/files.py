@@ -1,4 +1,4 @@
-"""Files that are whole or absent: written under a temporary name, renamed when complete."""
+"""Files and folders that are whole or absent: written under a temporary name, renamed when complete."""
 
 import errno
 import hashlib
@@ -106,7 +106,7 @@ def sweep() -> None:
     for folder in WRITTEN:
         with suppress(OSError):
             for temporary in Path().glob(f"{folder}/.*.tmp"):
-                if temporary.with_name(temporary.name[1:-4]).exists():
+                if temporary.with_name(temporary.name[1:-4].removesuffix(".old")).exists():
                     _remove(temporary)
 
 
@@ -116,6 +116,34 @@ def _remove(temporary: Path) -> None:
             shutil.rmtree(temporary, ignore_errors=True)
         elif ours:
             temporary.unlink()
+
+
+@contextmanager
+def filling(folder: Path) -> Iterator[Path]:
+    """Yield a new folder beside `folder` to fill; if the block succeeds, it takes the place of `folder`.
+
+    Until then the old one stays. What a killed run has left is removed by the next. Raises `InputError` as
+    `replacing` does.
+    """
+    new, old = (folder.with_name(f".{folder.name}{suffix}") for suffix in (".tmp", ".old.tmp"))
+
+    def tidy() -> None:
+        if old.exists() and not folder.exists():  # stopped between the two renames below
+            old.rename(folder)
+        for left in (new, old):
+            shutil.rmtree(left, ignore_errors=True)
+
+    with explained(folder):
+        tidy()
+        new.mkdir(parents=True)
+        try:
+            with held(new):
+                yield new
+                if folder.exists():
+                    folder.rename(old)
+                new.rename(folder)
+        finally:
+            tidy()
 
 
 @contextmanager

@@ -20,11 +20,18 @@ SHOWN = 10
 def main() -> None:
     files.sweep()
     options = params.load()
+    memory = options.retrieve.memory << 20
     with rankings.opened(Path("rankings/reranked.h5")) as ranked:
         truth = ground_truth.read(Path("data/ground_truth.csv"))
-        protocol, queries_in_index = options.evaluate.protocol, options.evaluate.queries_in_index
-        report = protocols.score(ranked, truth, protocol, queries_in_index, options.evaluate.reject_above)
-        write(reports.RESULTS, results(ranked, report))
+        report = protocols.score(
+            ranked,
+            truth,
+            options.evaluate.protocol,
+            options.evaluate.queries_in_index,
+            options.evaluate.reject_above,
+            memory,
+        )
+        write(reports.RESULTS, results(ranked, report, memory))
     write_plots(report)
     warn_of_ties(report)
     metrics = report.metrics(options.evaluate.bootstrap)
@@ -47,8 +54,8 @@ def write(path: Path, rows: Iterable[tuple[object, ...]]) -> None:
     tables.write(REPORTS / path, reports.HEADERS[path], rows)
 
 
-def results(ranked: rankings.Rankings, report: measures.Report) -> Iterator[tuple[object, ...]]:
-    for part, block in ranked.blocks():
+def results(ranked: rankings.Rankings, report: measures.Report, memory: int) -> Iterator[tuple[object, ...]]:
+    for part, block in ranked.blocks(memory, measures.BYTES_A_RESULT):
         queries = zip(ranked.queries[part], report.predicted[part], *block, strict=True)
         for query, predicted, rows, distances in queries:
             for rank, (row, distance) in enumerate(zip(rows[:SHOWN], distances, strict=False), 1):

@@ -1,13 +1,12 @@
 """Draw contact sheets of some queries, and of those that were answered worst, and a page of both."""
 
-import shutil
 from pathlib import Path
 
 import numpy as np
 
 from landmarks import params
 from landmarks.errors import run
-from landmarks.files import explained
+from landmarks.files import filling
 from landmarks.photos import ground_truth
 from landmarks.scoring import gallery, measures, protocols
 from landmarks.searching import rankings
@@ -17,27 +16,32 @@ FOLDER = Path("reports/gallery")
 
 def main() -> None:
     options = params.load()
-    shutil.rmtree(FOLDER, ignore_errors=True)
-    with explained(FOLDER), rankings.opened(Path("rankings/reranked.h5")) as ranked:
+    with rankings.opened(Path("rankings/reranked.h5")) as ranked, filling(FOLDER) as folder:
         truth = ground_truth.read(Path("data/ground_truth.csv"))
-        protocol, queries_in_index = options.evaluate.protocol, options.evaluate.queries_in_index
-        report = protocols.score(ranked, truth, protocol, queries_in_index, options.evaluate.reject_above)
+        report = protocols.score(
+            ranked,
+            truth,
+            options.evaluate.protocol,
+            options.evaluate.queries_in_index,
+            options.evaluate.reject_above,
+            options.retrieve.memory << 20,
+        )
         precision = report.average_precision
         count = min(options.gallery.queries, len(precision))
         drawn = np.random.default_rng(options.gallery.seed).choice(len(precision), count, replace=False)
         worst = np.argsort(precision, kind="stable")[:count]
         sections = {
-            folder: [tiles(ranked, report, query, options.gallery.results) for query in queries]
-            for folder, queries in (("sample", sorted(drawn)), ("worst", worst))
+            name: [tiles(ranked, report, query, options.gallery.results) for query in queries]
+            for name, queries in (("sample", sorted(drawn)), ("worst", worst))
         }
-        for folder, rows in sections.items():
-            (FOLDER / folder).mkdir(parents=True)
+        for name, rows in sections.items():
+            (folder / name).mkdir()
             for place, row in enumerate(rows, 1):
-                gallery.contact_sheet(row).save(FOLDER / folder / f"{place:02}.jpg", quality=85)
+                gallery.contact_sheet(row).save(folder / name / f"{place:02}.jpg", quality=85)
                 if options.gallery.matches:
                     asked, *found = (tile.photo for tile in row)
                     sheet = gallery.match_sheet(asked, found, options.rerank_options.geometric)
-                    sheet.save(FOLDER / folder / f"{place:02}_matches.jpg", quality=85)
+                    sheet.save(folder / name / f"{place:02}_matches.jpg", quality=85)
         metrics = {
             name: f"{value:.3f}" if isinstance(value, float) else value
             for name, value in report.metrics(0).items()
@@ -49,7 +53,7 @@ def main() -> None:
             metrics | made_by,
             {"Queries drawn at random": sections["sample"], "Queries answered worst": sections["worst"]},
         )
-        (FOLDER / "index.html").write_text(page, encoding="utf-8")
+        (folder / "index.html").write_text(page, encoding="utf-8")
 
 
 def tiles(ranked: rankings.Rankings, report: measures.Report, query: int, results: int) -> list[gallery.Tile]:

@@ -6,24 +6,27 @@ from landmarks import files, params
 from landmarks.errors import run
 from landmarks.searching import features, rankings
 
+RETRIEVED = Path("rankings/retrieved.h5")
 QUERIES, INDEX = Path("features/test.h5"), Path("features/index.h5")
 
 
 def main() -> None:
     files.sweep()
     options = params.load()
-    depth, distance = options.retrieve.depth, options.distance
+    distance = options.distance
     with (
         features.opened(QUERIES) as queries,
         features.opened(INDEX) as index,
     ):
         for path, store in {QUERIES: queries, INDEX: index}.items():
             features.sweep(path, store, options.extract.batch_size)
+        depth = rankings.ranking_depth(len(index.photos), options.retrieve.depth)
+        rankings.check_room(RETRIEVED, len(queries.photos), depth)
         rankings.write(
-            Path("rankings/retrieved.h5"),
+            RETRIEVED,
             queries.photos,
             index.photos,
-            rankings.ranking_depth(len(index.photos), depth),
+            depth,
             rankings.retrieve(
                 queries,
                 index,

@@ -1,6 +1,9 @@
 import errno
+import gc
 import os
 import signal
+import sys
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 
@@ -74,6 +77,31 @@ def unreadable(monkeypatch) -> Callable[..., None]:
         monkeypatch.setattr(Path, "open", denied)
 
     return refuse
+
+
+@pytest.fixture(scope="session")
+def peak_memory() -> Callable[[Callable[[], object], int], int]:
+    """The most bytes that Python and NumPy allocate during a call, beside what there was before.
+
+    Of three calls, or as many as it takes to be within a limit, the least: what is compiled, loaded, or
+    collected late on a busy machine only adds.
+    """
+
+    def peak(call, limit):
+        least = sys.maxsize
+        for _ in range(3):
+            gc.collect()
+            tracemalloc.start()
+            try:
+                call()
+                least = min(least, tracemalloc.get_traced_memory()[1])
+            finally:
+                tracemalloc.stop()
+            if least <= limit:
+                break
+        return least
+
+    return peak
 
 
 @pytest.fixture(scope="session")

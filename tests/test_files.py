@@ -1,6 +1,10 @@
 import errno
 import os
 import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
 from unittest import mock
 
 import pytest
@@ -8,7 +12,7 @@ import pytest
 from landmarks import errors
 from landmarks.asking import cli
 from landmarks.errors import InputError
-from landmarks.files import replacing, sha256
+from landmarks.files import filling, replacing, sha256
 from landmarks.photos import catalog
 
 
@@ -41,6 +45,101 @@ def test_a_block_that_fails_leaves_the_old_file_and_nothing_else(tmp_path):
         fail()
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def contents(folder):
+    return {path.relative_to(folder).as_posix(): path.read_text() for path in folder.rglob("*.txt")}
+
+
+def fill(folder, name, stop=None):
+    with filling(folder) as new:
+        (new / "below").mkdir()
+        for place in range(3):
+            (new / "below" / f"{name}{place}.txt").write_text(name)
+            if stop and place:
+                raise stop
+
+
+def test_what_the_block_filled_replaces_the_old_folder_and_nothing_else_is_left(tmp_path):
+    folder = tmp_path / "new" / "folder"
+    for name in ("old", "new"):
+        fill(folder, name)
+    assert contents(folder) == {f"below/new{place}.txt": "new" for place in range(3)}
+    assert list(folder.parent.iterdir()) == [folder]
+
+
+@pytest.mark.parametrize(
+    "stop", [ZeroDivisionError(), InputError("a photo is gone"), KeyboardInterrupt(), errors.Terminated(15)]
+)
+@pytest.mark.parametrize("before", [True, False], ids=["old", "none"])
+def test_a_block_that_fails_leaves_the_old_folder_and_nothing_else(tmp_path, stop, before):
+    folder = tmp_path / "folder"
+    if before:
+        fill(folder, "old")
+    with pytest.raises(type(stop)):
+        fill(folder, "new", stop)
+    assert contents(folder) == {f"below/old{place}.txt": "old" for place in range(3 * before)}
+    assert list(tmp_path.iterdir()) == [folder] * before
+
+
+@pytest.mark.parametrize("stop", [KeyboardInterrupt(), errors.Terminated(15), OSError(errno.ENOSPC, "full")])
+@pytest.mark.parametrize("renames", [0, 1])
+def test_a_run_that_stops_while_it_swaps_folders_leaves_the_old_one(tmp_path, monkeypatch, stop, renames):
+    folder = tmp_path / "folder"
+    fill(folder, "old")
+    done, rename = [], Path.rename
+
+    def stopped(self, target):
+        done.append(target)
+        if len(done) == renames + 1:
+            raise stop
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", stopped)
+    with pytest.raises(InputError if isinstance(stop, OSError) else type(stop)):
+        fill(folder, "new")
+    assert contents(folder) == {f"below/old{place}.txt": "old" for place in range(3)}
+    assert list(tmp_path.iterdir()) == [folder]
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from landmarks.files import filling
+
+renames, rename = [], Path.rename
+
+def killed(self, target):
+    if len(renames) == int(sys.argv[1]):
+        os.kill(os.getpid(), signal.SIGKILL)
+    renames.append(target)
+    return rename(self, target)
+
+Path.rename = killed
+with filling(Path("folder")) as new:
+    (new / "new.txt").write_text("new")
+"""
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs SIGKILL")
+@pytest.mark.parametrize("renames", [0, 1])
+def test_what_a_killed_run_left_is_put_in_order_by_the_next_even_if_that_fails(
+    tmp_path, monkeypatch, renames
+):
+    monkeypatch.chdir(tmp_path)
+    folder = Path("folder")
+    fill(folder, "old")
+    old = contents(folder)
+    command = [sys.executable, "-c", KILLED, str(renames)]
+    path = os.pathsep.join(sys.path)
+    assert subprocess.run(command, env=os.environ | {"PYTHONPATH": path}).returncode == -signal.SIGKILL
+    assert contents(folder) in (old, {})
+    with pytest.raises(ZeroDivisionError):
+        fill(folder, "new", ZeroDivisionError())
+    assert contents(folder) == old
+    fill(folder, "new")
+    assert contents(folder) == {f"below/new{place}.txt": "new" for place in range(3)}
+    assert list(tmp_path.iterdir()) == [tmp_path / folder]
 
 
 @pytest.mark.parametrize(

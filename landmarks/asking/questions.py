@@ -132,12 +132,18 @@ class Index:
     def _store(self) -> Store:
         return Store(self.features, self.photos, self.attributes)
 
+    @property
+    def _memory(self) -> int:
+        return self.params.retrieve.memory << 20
+
     @cached_property
     def _reranker(self) -> Callable[[Rerank, Distance], Reranker]:
         """Rerankers, the last few of which are kept, since some methods prepare the index first."""
         options = self.params.rerank_options
         return lru_cache(maxsize=8)(
-            lambda chain, distance: Reranker(chain, self._store, distance, options, self.root)
+            lambda chain, distance: Reranker(
+                chain, self._store, distance, options, self.root, memory=self._memory
+            )
         )
 
     def path_of(self, photo: Path) -> str | None:
@@ -180,12 +186,12 @@ class Index:
         depth = rankings.ranking_depth(len(self.photos), self.params.retrieve.depth)
         if rerank == "one":  # which needs no more of the ranking than is shown or votes
             depth = min(depth, max(top, self.params.rerank_options.vote_depth))
-        memory = self.params.retrieve.memory << 20
+        together = rankings.at_once(Reranker.bytes_a_result * depth, self._memory, QUERIES_AT_ONCE)
         answers: list[Answer] = []
-        for start in range(0, len(descriptors), QUERIES_AT_ONCE):
-            part = slice(start, start + QUERIES_AT_ONCE)
+        for start in range(0, len(descriptors), together):
+            part = slice(start, start + together)
             retrieved = rankings.nearest(
-                descriptors[part], own[part], self.features, distance, depth, self._store.zeros_last, memory
+                descriptors[part], own[part], self.features, distance, depth, self._store.zeros_last
             )
             answers.extend(self._answers(reranker, sources[part], descriptors[part], retrieved, top))
         return answers

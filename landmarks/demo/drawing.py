@@ -5,7 +5,6 @@ through a pinhole camera, with a light, a weather, a street, passers-by and a ph
 """
 
 import os
-import shutil
 import signal
 import threading
 from concurrent.futures import ProcessPoolExecutor
@@ -21,7 +20,7 @@ from PIL import ExifTags, Image
 from landmarks.cores import CORES
 from landmarks.demo.buildings import GROUNDS, HOUSES, LANDMARKS, SNOW, TILES, WATER, build
 from landmarks.demo.modelling import LEVELS, TEXELS, Array, Colour, Face, Scene, arch, cloudiness, ring
-from landmarks.files import explained, held
+from landmarks.files import filling
 from landmarks.progress import tqdm
 
 SAMPLES = 1.5  # drawn pixels per photo pixel, each way; shrinking then smooths the edges
@@ -36,25 +35,17 @@ def draw(
     `folder` is replaced as a whole once all are drawn. A file depends on `seed`, its landmark and its
     number alone: not on `workers` (processes; by default one per core) nor on what else is drawn.
     """
-    temporary = folder.with_name(f".{folder.name}.tmp")
     names = list(LANDMARKS)[:classes]
-    jobs = [(temporary / name / f"{n:03}.jpg", name, n, seed) for name in names for n in range(photos)]
-    with explained(folder):
-        shutil.rmtree(temporary, ignore_errors=True)
-        try:
-            for name in names:
-                (temporary / name).mkdir(parents=True)
-            # Spawned, since a fork would inherit the locks of whatever threads the caller runs.
-            # Windows waits for 61 of them at most.
-            pools = ProcessPoolExecutor(workers or min(CORES, 61), get_context("spawn"), _start)
-            with held(temporary), pools as pool:
-                drawn = pool.map(_draw_one, *zip(*jobs, strict=True), chunksize=max(photos // 3, 1))
-                for _ in tqdm(drawn, "drawing photos", len(jobs), unit="photo"):
-                    pass
-            shutil.rmtree(folder, ignore_errors=True)
-            temporary.rename(folder)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+    with filling(folder) as new:
+        for name in names:
+            (new / name).mkdir()
+        jobs = [(new / name / f"{n:03}.jpg", name, n, seed) for name in names for n in range(photos)]
+        # Spawned, since a fork would inherit the locks of whatever threads the caller runs.
+        # Windows waits for 61 of them at most.
+        with ProcessPoolExecutor(workers or min(CORES, 61), get_context("spawn"), _start) as pool:
+            drawn = pool.map(_draw_one, *zip(*jobs, strict=True), chunksize=max(photos // 3, 1))
+            for _ in tqdm(drawn, "drawing photos", len(jobs), unit="photo"):
+                pass
 
 
 def _start() -> None:

@@ -16,7 +16,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, NamedTuple, Never, Self, TypeVar
 
 from landmarks.errors import InputError
-from landmarks.files import explained, held
+from landmarks.files import explained, filling
 from landmarks.progress import tqdm
 
 _VGG = "https://www.robots.ox.ac.uk/~vgg/data"
@@ -330,9 +330,11 @@ def fetch(sources: Sequence[str], images: Path, downloads: Path, most: Bounds) -
         raise InputError(
             f"{images}: the photos take {needed / 1e9:.3g} GB, {free / 1e9:.3g} GB of the disk are free"
         )
-    with _filling(images) as folder:
+    with filling(images) as folder:
         for archive in archives:
             _unpack(archive, folder, most)
+        if images.exists():  # by now
+            raise InputError(f"{images}: is there already; delete it to fetch the photos anew")
     return names
 
 
@@ -348,18 +350,3 @@ def _unpack(archive: Archive, folder: Path, most: Bounds) -> None:
                 with path.open("wb") as file:
                     shutil.copyfileobj(content, file)
                 bar.update()
-
-
-@contextmanager
-def _filling(folder: Path) -> Iterator[Path]:
-    """A folder to fill, which becomes `folder` if the block succeeds and is removed if not."""
-    temporary = folder.with_name(f".{folder.name}.tmp")
-    with explained(folder):
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir(parents=True)
-        try:
-            with held(temporary):
-                yield temporary
-            temporary.rename(folder)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)

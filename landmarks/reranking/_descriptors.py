@@ -21,19 +21,27 @@ def normalized(x: NDArray[Any], norm: int | None) -> NDArray[np.float64]:
     return result
 
 
-def norm_of(rows: Floats) -> int | None:
-    """1 or 2 where all of `rows` (n, D) that are not zero have unit L1 or L2 norm, else None."""
-    rows = rows[rows.any(axis=1)]
-    for norm in (1, 2):
-        if len(rows) and np.allclose(np.linalg.norm(rows, norm, axis=1), 1, atol=1e-3):
-            return norm
-    return None
+def norm_of(rows: "Rows", most: int) -> int | None:
+    """1 or 2 where the first `most` of `rows` (N, D), but zeros, have unit L1 or L2 norm, else None."""
+    norms = {1, 2}
+    some = False
+    for start in range(0, min(most, len(rows)), 256):
+        part = rows[start : min(start + 256, most)]
+        part = part[part.any(axis=1)]
+        some |= len(part) > 0
+        norms = {norm for norm in norms if np.allclose(np.linalg.norm(part, norm, axis=1), 1, atol=1e-3)}
+    return min(norms, default=None) if some else None
 
 
 def cosines(x: NDArray[Any], others: NDArray[Any]) -> NDArray[np.float64]:
     """The cosine of each of `x` (Q, D) to its `others` (Q, n, D): (Q, n); 0 for zero vectors."""
     found: NDArray[np.float64] = np.einsum("qd,qnd->qn", normalized(x, 2), normalized(others, 2))
     return found
+
+
+def together(memory: int, dimensions: int, neighbours: int) -> int:
+    """How many descriptors (D,) are averaged at a time, each with its `neighbours`, within `memory` bytes."""
+    return max(1, memory // (40 * dimensions * (neighbours + 1)))
 
 
 def gathered(index: "Rows", rows: NDArray[np.integer[Any]]) -> Floats:

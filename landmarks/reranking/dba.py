@@ -9,11 +9,18 @@ from landmarks.files import explained
 from landmarks.reranking._descriptors import gathered
 from landmarks.reranking._neighbours import neighbourhoods
 from landmarks.reranking.query_expansion import expanded
+from landmarks.searching.rankings import SEARCH_MEMORY
 from landmarks.searching.search import Rows
 
 
 def augmented(
-    index: Rows, distance: str, neighbours: int, alpha: float, norm: int | None, zeros_last: bool
+    index: Rows,
+    distance: str,
+    neighbours: int,
+    alpha: float,
+    norm: int | None,
+    zeros_last: bool,
+    memory: int = SEARCH_MEMORY,
 ) -> Rows:
     """The index (N, D) with each row replaced by what `expanded` makes of it and its `neighbours`.
 
@@ -24,10 +31,10 @@ def augmented(
     their later program (naver/deep-image-retrieval). alpha = 0 weights all alike.
 
     The neighbours are the nearest by `distance`; `norm` is that of `expanded`, and `zeros_last` that of
-    `top_k`. Cost is quadratic in N, since the whole index is searched for each row. Memory is one block,
-    since the result lies in an unnamed temporary file. Raises `InputError` if the disk is full.
+    `top_k`. Cost is quadratic in N, since the whole index is searched for each row. The search takes
+    `memory` (bytes); the result lies in an unnamed temporary file. Raises `InputError` if the disk is full.
     """
-    parts = neighbourhoods(index, distance, neighbours, zeros_last, "augmenting the index")
+    parts = neighbourhoods(index, distance, neighbours, zeros_last, memory, "augmenting the index")
     with explained(Path(tempfile.gettempdir())), tempfile.TemporaryFile() as file:
         for own, (rows, distances) in parts:
             near = gathered(index, rows)

@@ -9,10 +9,13 @@ from scipy.sparse.linalg import cg
 
 from landmarks.reranking._descriptors import cosines, gathered
 from landmarks.reranking._neighbours import neighbourhoods
+from landmarks.searching.rankings import SEARCH_MEMORY
 from landmarks.searching.search import Rows
 
 
-def graph(index: Rows, distance: str, neighbours: int, gamma: float, zeros_last: bool) -> csr_array:
+def graph(
+    index: Rows, distance: str, neighbours: int, gamma: float, zeros_last: bool, memory: int = SEARCH_MEMORY
+) -> csr_array:
     """The affinities of the mutual nearest neighbours of the index (N, D): float64 (N, N), sparse.
 
     Iscen, Tolias, Avrithis, Furon and Chum, "Efficient diffusion on region manifolds: recovering small
@@ -21,10 +24,11 @@ def graph(index: Rows, distance: str, neighbours: int, gamma: float, zeros_last:
         A_ij = min(s_k(x_i | x_j), s_k(x_j | x_i)),  s_k(x | z) = s(x, z) where x in NN_k(z), else 0
 
     and A_ii = 0. The neighbours of a row are the nearest by `distance`, itself not counted, as it is in the
-    authors' code; whichever that is, s is of the cosine. Cost is quadratic in N, memory is N * `neighbours`.
+    authors' code; whichever that is, s is of the cosine. Cost is quadratic in N. The search takes `memory`
+    (bytes), the graph `graph_bytes` besides.
     """
     values, columns, lengths = [], [], []
-    parts = neighbourhoods(index, distance, neighbours, zeros_last, "drawing the graph")
+    parts = neighbourhoods(index, distance, neighbours, zeros_last, memory, "drawing the graph")
     for own, (rows, distances) in parts:
         near = cosines(own, gathered(index, rows)).clip(min=0) ** gamma
         values.append(np.where(np.isfinite(distances), near, 0).ravel())
@@ -34,6 +38,11 @@ def graph(index: Rows, distance: str, neighbours: int, gamma: float, zeros_last:
     entries = np.concatenate(values), np.concatenate(columns), ends
     directed = csr_array(entries, (len(lengths), len(lengths)))
     return csr_array(directed.minimum(directed.T))
+
+
+def graph_bytes(size: int, neighbours: int) -> int:
+    """The memory that the graph of an index of `size` takes while it is made."""
+    return 100 * size * neighbours
 
 
 def reached(

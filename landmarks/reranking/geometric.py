@@ -1,7 +1,7 @@
 """`geometric`: results that show what the query shows, perhaps from another side, come first."""
 
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import lru_cache
@@ -18,7 +18,7 @@ from landmarks.params import Geometric
 from landmarks.photos import images
 from landmarks.photos.images import Source
 
-CACHED_PHOTOS = 2000  # with 1000 SIFT keypoints a photo takes 136 kB
+CACHED_PHOTOS = 2000
 LEAST_SIDE = 3
 """Pixels: there is nothing to find in smaller photos, and OpenCV's ORB fails on them."""
 
@@ -53,8 +53,18 @@ def local_features(photo: Source, options: Geometric) -> Local:
     return Local(points, descriptors.astype(np.uint8), grey.size)
 
 
-_cached = lru_cache(CACHED_PHOTOS)(local_features)
+@lru_cache(1)
+def _cached(photos: int) -> Callable[[Source, Geometric], Local]:
+    return lru_cache(photos)(local_features)
+
+
 forget = _cached.cache_clear
+
+
+def cached_photos(memory: int, options: Geometric) -> int:
+    """The local features of how many photos, `CACHED_PHOTOS` at most, `memory` (bytes) has room for."""
+    each = options.keypoints * (8 + (128 if options.features == "sift" else 32))
+    return min(CACHED_PHOTOS, memory // each)
 
 
 def inliers(query: Local, other: Local, options: Geometric) -> NDArray[np.intp]:
@@ -110,19 +120,23 @@ def _unit(local: Local, options: Geometric) -> NDArray[np.float32]:
 
 
 def verified(
-    tasks: Iterable[tuple[Source, Sequence[Path]]], options: Geometric, workers: int | None = None
+    tasks: Iterable[tuple[Source, Sequence[Path]]],
+    options: Geometric,
+    workers: int | None = None,
+    cached: int = CACHED_PHOTOS,
 ) -> Iterator[NDArray[np.intp]]:
     """How many inliers each result has with its query, (n,) for each of the `tasks`, a query and n results.
 
     `workers`: threads, by default one per core. The features of the next query are found while the results
-    of one are compared; those of `CACHED_PHOTOS` results are kept for the next queries. Raises `InputError`
-    if a photo does not decode.
+    of one are compared; those of `cached` results are kept for the next queries. Raises `InputError` if a
+    photo does not decode.
     """
+    features = _cached(cached)
     with ThreadPoolExecutor(workers or CORES) as pool:
 
         def counts(of_query: Future[Local], results: Sequence[Path]) -> NDArray[np.intp]:
             query = of_query.result()
-            found = pool.map(lambda path: len(inliers(query, _cached(path, options), options)), results)
+            found = pool.map(lambda path: len(inliers(query, features(path, options), options)), results)
             return np.fromiter(found, np.intp, len(results))
 
         before = None

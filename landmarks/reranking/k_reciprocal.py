@@ -27,8 +27,8 @@ def distances(
     As in the authors' code, p counts among its own neighbours (besides k1 others, but as one of the k2), each
     row of d is divided by its largest value, and each V_p by its sum. Exactly 2/3 is enough, as in the paper;
     their code wants more. d is the `distance`, with L2 squared as in the paper. Here, the paper's gallery is
-    what was retrieved for one query, so memory is quadratic in n, whatever the index is; other queries take
-    no part.
+    what was retrieved for one query, so memory is quadratic in n (`bytes_of`), whatever the index is; other
+    queries take no part.
     """
     items = np.vstack([query, results])
     found, nearest = top_k(items, items, distance, len(items))
@@ -49,6 +49,11 @@ def distances(
     jaccard = 1 - shared / (2 - shared)  # the sums of both are 1, so that of the maxima is 2 - shared
     result: NDArray[np.float64] = (1 - weight) * jaccard[1:] + weight * by_row[0, 1:]
     return result
+
+
+def bytes_of(results: int) -> int:
+    """The memory that comparing so many results with each other takes."""
+    return 80 * (results + 1) ** 2
 
 
 def _lists(nearest: NDArray[np.int64]) -> csr_array:

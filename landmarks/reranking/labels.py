@@ -32,6 +32,6 @@ def voted_first(block: Block, classes: NDArray[np.intp], voted: NDArray[np.intp]
     """
     missing = block.rows == NO_ROW
     others = classes[block.rows] != voted[:, None]
-    order = np.argsort(np.where(missing, 2, others), axis=1, kind="stable")
+    order = np.argsort(np.where(missing, np.int8(2), others), axis=1, kind="stable")
     rows, distances = block
     return Block(np.take_along_axis(rows, order, 1), np.take_along_axis(distances, order, 1))

@@ -16,9 +16,9 @@ from landmarks.photos.catalog import numbered, rows_by_path
 from landmarks.photos.images import Crop, Source
 from landmarks.progress import tqdm
 from landmarks.reranking import labels
-from landmarks.reranking._descriptors import Floats, cosines, gathered, norm_of
+from landmarks.reranking._descriptors import Floats, cosines, gathered, norm_of, together
 from landmarks.searching.features import Store, block_rows
-from landmarks.searching.rankings import Block, nearest, own_rows
+from landmarks.searching.rankings import SEARCH_MEMORY, Block, nearest, own_rows, tell_need
 
 if TYPE_CHECKING:
     from landmarks.searching.search import Rows
@@ -39,17 +39,19 @@ class Queries:
 class Index:
     """What is searched; `dba` replaces its descriptors."""
 
-    def __init__(self, store: Store, distance: str, root: Path, keep_own: bool) -> None:
+    def __init__(self, store: Store, distance: str, root: Path, keep_own: bool, memory: int) -> None:
         self.root = root
         self.keep_own = keep_own
+        self.memory = memory
+        """Bytes besides the rankings: for what is read of the index, averages, graphs."""
         self.descriptors: Rows = store.features
         self.photos = store.photos
         self.row_of = rows_by_path(store.photos)
         self.distance = distance
         self.zeros_last = store.zeros_last
-        first = store.features[: block_rows(store.features.shape[1])]
+        first = block_rows(store.features.shape[1])
         # To the cosine the length of a descriptor is nothing, so it must not weigh in an average either.
-        self.norm = 2 if distance == "L3" else norm_of(first)
+        self.norm = 2 if distance == "L3" else norm_of(store.features, first)
 
     def search(self, queries: Queries) -> Queries:
         """Rank the index anew, to the same depth."""
@@ -63,6 +65,7 @@ class Index:
             self.distance,
             depth,
             self.zeros_last,
+            2 * self.memory,
         )
         return replace(queries, ranking=found, verified=None)
 
@@ -90,6 +93,7 @@ def _dba(index: Index, options: RerankOptions) -> Step:
         options.dba.alpha,
         index.norm,
         index.zeros_last,
+        index.memory,
     )
     return index.search
 
@@ -109,7 +113,7 @@ def _expand(index: Index, neighbours: int, alpha: float, queries: Queries) -> Qu
     there = np.isfinite(distances)
     if queries.verified is not None:
         there &= queries.verified[:, :neighbours]
-    at_once = block_rows(queries.descriptors.shape[1] * (neighbours + 1))
+    at_once = together(index.memory, queries.descriptors.shape[1], neighbours)
     blocks = []
     for start in range(0, len(rows), at_once):
         part = slice(start, start + at_once)
@@ -119,9 +123,12 @@ def _expand(index: Index, neighbours: int, alpha: float, queries: Queries) -> Qu
 
 
 def _k_reciprocal(index: Index, options: RerankOptions) -> Step:
-    from landmarks.reranking.k_reciprocal import distances
+    from landmarks.reranking.k_reciprocal import bytes_of, distances
 
     chosen = options.k_reciprocal
+    results = min(options.shortlist, len(index.photos))
+    what = f"k_reciprocal, which compares the first {results} results of a query with each other,"
+    tell_need(2 * bytes_of(results), 2 * index.memory, what, "rerank_options.shortlist")
 
     def scores(queries: Queries, shortlists: Shortlists) -> Iterator[Scores]:
         for query, rows in shortlists:
@@ -132,11 +139,21 @@ def _k_reciprocal(index: Index, options: RerankOptions) -> Step:
 
 
 def _diffusion(index: Index, options: RerankOptions) -> Step:
-    from landmarks.reranking.diffusion import graph, reached
+    from landmarks.reranking.diffusion import graph, graph_bytes, reached
 
     chosen = options.diffusion
     _refuse_quadratic("diffusion", index, options)
-    affinity = graph(index.descriptors, index.distance, chosen.neighbours, chosen.gamma, index.zeros_last)
+    needed = graph_bytes(len(index.photos), chosen.neighbours)
+    what = f"the graph of diffusion, of {len(index.photos)} photos,"
+    tell_need(2 * needed, 2 * index.memory, what, "rerank_options.diffusion.neighbours")
+    affinity = graph(
+        index.descriptors,
+        index.distance,
+        chosen.neighbours,
+        chosen.gamma,
+        index.zeros_last,
+        index.memory,
+    )
 
     def scores(queries: Queries, shortlists: Shortlists) -> Iterator[Scores]:
         for query, rows in shortlists:
@@ -150,7 +167,9 @@ def _diffusion(index: Index, options: RerankOptions) -> Step:
 
 
 def _geometric(index: Index, options: RerankOptions) -> Step:
-    from landmarks.reranking.geometric import one_thread_each, verified
+    from landmarks.reranking.geometric import cached_photos, one_thread_each, verified
+
+    cached = cached_photos(index.memory, options.geometric)
 
     def photo_of(queries: Queries, query: int) -> Source:
         photo = queries.photos[query]
@@ -166,7 +185,7 @@ def _geometric(index: Index, options: RerankOptions) -> Step:
                 (photo_of(queries, query), [index.root / index.photos[row].image_path for row in rows])
                 for query, rows in shortlists
             ]
-            counts = verified(tasks, options.geometric)
+            counts = verified(tasks, options.geometric, cached=cached)
             for (query, _), inliers in zip(shortlists, counts, strict=True):
                 agreeing[query, : np.count_nonzero(inliers)] = True  # they will come first
                 yield -inliers.astype(np.float64)
@@ -223,8 +242,10 @@ class Reranker:
     """Re-ranks rankings of one index by the methods of a chain such as `dba+aqe+two`.
 
     `chain` is as in `chain.parse`, `distance` that of the rankings; paths of photos start at `root`.
-    A query's own photo is left out where the index is searched anew, unless `keep_own`. Raises `InputError`
-    if the chain is not allowed, or a method is too costly for the index.
+    A query's own photo is left out where the index is searched anew, unless `keep_own`. Half of `memory`
+    (bytes) is for what is read and made of the index, half for the rankings: of as many queries at a time as
+    it has room for where each result takes `bytes_a_result`. Raises `InputError` if the chain is not
+    allowed, or a method is too costly for the index.
 
     >>> from landmarks import params
     >>> from landmarks.photos import Photo
@@ -238,6 +259,9 @@ class Reranker:
     (['keep'], array([[1, 2, 0]]))
     """
 
+    bytes_a_result = 96
+    """Of the memory, for each result of a query: half of it for the rankings, half for the index."""
+
     def __init__(
         self,
         chain: str,
@@ -246,12 +270,13 @@ class Reranker:
         options: RerankOptions,
         root: Path = Path(),
         keep_own: bool = False,
+        memory: int = SEARCH_MEMORY,
     ) -> None:
         try:
             names = parse(chain)
         except ValueError as error:
             raise InputError(f"rerank: {error}") from None
-        searched = Index(index, distance, root, keep_own)
+        searched = Index(index, distance, root, keep_own, memory // 2)
         self._steps = [STEPS[name](searched, options) for name in names if name in STEPS]
         self._two = "two" in names
         self.classes, self._classes = numbered([photo.class_image for photo in index.photos])

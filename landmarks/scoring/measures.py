@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from landmarks.errors import InputError
 from landmarks.photos.catalog import Photo, numbered
-from landmarks.searching.rankings import NO_ROW, Block, Rankings
+from landmarks.searching.rankings import NO_ROW, SEARCH_MEMORY, Block, Rankings, tell_need
 
 Relevant = NDArray[np.bool_]
 Scores = NDArray[np.float64]
@@ -183,11 +183,16 @@ class Report:
         return {**rounded, **counts}
 
 
-def score(rankings: Rankings, reject_above: float | None) -> Report:
-    """Score re-ranked `rankings`, a block of queries at a time.
+BYTES_A_RESULT = 80
+"""The memory for a result of a query that is scored."""
+
+
+def score(rankings: Rankings, reject_above: float | None, memory: int = SEARCH_MEMORY) -> Report:
+    """Score re-ranked `rankings`, as many queries at a time as `memory` (bytes) has room for.
 
     A query whose nearest photo is farther than `reject_above` is predicted to be no landmark.
     """
+    tell_need(BYTES_A_RESULT * rankings.rows.shape[1], memory)
     truth = [photo.class_image for photo in rankings.queries]
     names, numbers = numbered([*truth, *(photo.class_image for photo in rankings.index)])
     query_classes, index_classes = np.split(numbers, [len(truth)])
@@ -197,7 +202,7 @@ def score(rankings: Rankings, reject_above: float | None) -> Report:
 
     columns: list[tuple[NDArray[Any], ...]] = []
     curve = np.zeros(len(RECALLS))
-    for part, block in rankings.blocks():
+    for part, block in rankings.blocks(memory, BYTES_A_RESULT):
         relevant = (index_classes[block.rows] == query_classes[part, None]) & (block.rows != NO_ROW)
         columns.append(
             (
@@ -210,7 +215,8 @@ def score(rankings: Rankings, reject_above: float | None) -> Report:
                 tied(block),
             )
         )
-        curve += np.nansum(precision_recall(relevant, positives[part]), axis=0)
+        for of_query in precision_recall(relevant, positives[part]):
+            curve += np.nan_to_num(of_query)  # one by one, so that the sum does not depend on the blocks
     nearest, *scores = (np.concatenate(column) for column in zip(*columns, strict=True))
     average, reference, first, five, recall, alike = scores
 

@@ -12,7 +12,7 @@ from landmarks.photos.catalog import Photo, rows_by_path
 from landmarks.photos.ground_truth import GRADES, GroundTruth, Query
 from landmarks.scoring import measures
 from landmarks.scoring.measures import Relevant, Report, Scores
-from landmarks.searching.rankings import NO_ROW, Rankings
+from landmarks.searching.rankings import NO_ROW, SEARCH_MEMORY, Rankings
 
 
 class Setup(NamedTuple):
@@ -107,14 +107,16 @@ def score(
     protocol: str,
     queries_in_index: bool = False,
     reject_above: float | None = None,
+    memory: int = SEARCH_MEMORY,
 ) -> Report:
     """Score re-ranked `rankings` by `protocol`: `classes`, for which see `scoring`, or one of `PROTOCOLS`.
 
     Of the photos that `truth` judges, queries count neither as positives nor as junk, since they are not in
-    the index, unless `queries_in_index`. Then a query's own photo is junk if `truth` does not grade it.
+    the index, unless `queries_in_index`. Then a query's own photo is junk if `truth` does not grade it. As
+    many queries are scored at a time as `memory` (bytes) has room for.
     Raises `InputError` if the grades are those of another protocol, or nothing is to be found.
     """
-    report = measures.score(rankings, reject_above)
+    report = measures.score(rankings, reject_above, memory)
     if protocol == "classes":
         return report
     judged = judgements(rankings.queries, truth, protocol, queries_in_index)
@@ -129,7 +131,7 @@ def score(
 
     scores: dict[str, list[Scores]] = {name: [] for name in setups}
     curve = np.zeros(len(measures.RECALLS))
-    for part, block in rankings.blocks():
+    for part, block in rankings.blocks(memory, measures.BYTES_A_RESULT):
         codes = np.zeros((len(block.rows), len(rankings.index)), np.int8)
         for query, grades in enumerate(judged[part]):
             for path, grade in grades.items():
@@ -143,7 +145,8 @@ def score(
             precisions = [precision_at(relevant, total, k) for k in KAPPAS]
             scores[name].append(np.stack([trapezoid_average_precision(relevant, total), *precisions]))
             if name == MAIN[protocol]:
-                curve += np.nansum(measures.precision_recall(relevant, total), axis=0)
+                for of_query in measures.precision_recall(relevant, total):
+                    curve += np.nan_to_num(of_query)
 
     figures: dict[str, float | int] = {}
     for name, setup in setups.items():

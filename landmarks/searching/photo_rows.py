@@ -27,7 +27,8 @@ def read_photos(file: h5py.File, prefix: str, count: int | None = None) -> list[
     Raises `ValueError` where they are not so many, or a path does not lie in the repository.
     """
     paths = read_texts(file, prefix + HEADER[0], count)
-    classes = read_texts(file, prefix + HEADER[1], len(paths))
+    names: dict[str, str] = {}  # each landmark's once, for an index may have millions of photos
+    classes = [names.setdefault(name, name) for name in read_texts(file, prefix + HEADER[1], len(paths))]
     for path in paths:
         if not path or path[0] == "/" or (".." in path and ".." in path.split("/")):
             raise ValueError(f"{path!r} is no path in the repository")

@@ -1,5 +1,7 @@
 """The HDF5 store of rankings: for every query the rows of the index, nearest first."""
 
+import logging
+import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,7 +14,7 @@ from numpy.typing import NDArray
 
 from landmarks import hdf5
 from landmarks.errors import InputError
-from landmarks.files import damaged
+from landmarks.files import damaged, explained
 from landmarks.photos.catalog import Photo, rows_by_path
 from landmarks.progress import tqdm
 from landmarks.searching.features import Store
@@ -25,6 +27,10 @@ KIND = "landmarks rankings"
 QUERIES_AT_ONCE = 64
 NO_ROW = -1
 SEARCH_MEMORY = 256 << 20  # bytes, where no parameter says
+LARGE = 1 << 30
+"""Bytes of a store of rankings that are told before it is made."""
+
+log = logging.getLogger(__name__)
 
 
 class Block(NamedTuple):
@@ -49,10 +55,14 @@ class Rankings:
     attributes: dict[str, Any]
     path: Path = Path("rankings")
 
-    def blocks(self) -> Iterator[tuple[slice, Block]]:
-        """All rankings, `QUERIES_AT_ONCE` at a time, with the queries that they belong to."""
-        for start in tqdm(range(0, len(self.queries), QUERIES_AT_ONCE), unit="block", leave=False, delay=1):
-            part = slice(start, start + QUERIES_AT_ONCE)
+    def blocks(self, memory: int = SEARCH_MEMORY, each: int = 16) -> Iterator[tuple[slice, Block]]:
+        """All rankings, some at a time, with the queries that they belong to.
+
+        At most `QUERIES_AT_ONCE`, and as many as `memory` has room for where each result takes `each` bytes.
+        """
+        together = at_once(each * self.rows.shape[1], memory, QUERIES_AT_ONCE)
+        for start in tqdm(range(0, len(self.queries), together), unit="block", leave=False, delay=1):
+            part = slice(start, start + together)
             yield part, self.block(part)
 
     def block(self, part: slice) -> Block:
@@ -81,15 +91,16 @@ def retrieve(
     paths = ["" if keep_own else photo.image_path for photo in queries.photos]
     own = own_rows(paths, rows_by_path(index.photos))
     bar = tqdm(total=len(own), desc=f"searching by {distance}", unit="query")
-    at_once = max(1, min(1024, memory // (4 * bytes_a_query(index.features.shape[1], depth))))
+    a_query = 2 * bytes_a_query(index.features.shape[1], depth)
+    tell_need(a_query, memory)
+    together = at_once(a_query, memory, 1024)
     with bar:
-        for start in range(0, len(own), at_once):
-            part = slice(start, start + at_once)
-            found = nearest(
+        for start in range(0, len(own), together):
+            part = slice(start, start + together)
+            yield nearest(
                 queries.features[part], own[part], index.features, distance, depth, index.zeros_last, memory
             )
-            yield found
-            bar.update(len(found.rows))
+            bar.update(len(own[part]))
 
 
 def own_rows(queries: Sequence[str], row_of: Mapping[str, int]) -> NDArray[np.int64]:
@@ -106,17 +117,27 @@ def nearest(
     zeros_last: bool,
     memory: int = SEARCH_MEMORY,
 ) -> Block:
-    """The `depth` rows of `index` nearest to each of `descriptors` (Q, D), but its `own` row (Q,)."""
+    """The `depth` rows of `index` nearest to each of `descriptors` (Q, D), but its `own` row (Q,).
+
+    The pieces in which an index in a file is read take half of `memory` (bytes) at most; each query takes
+    `bytes_a_query` besides.
+    """
     # A third of a second for Numba, which readers of rankings save.
     from landmarks.searching.search import top_k
 
     spare = int((own != NO_ROW).any())
-    distances, rows = top_k(descriptors, index, distance, depth + spare, zeros_last, memory)
-    others = np.argsort(rows == own[:, None], axis=1, kind="stable")[:, :depth]
-    rows, distances = np.take_along_axis(rows, others, 1), np.take_along_axis(distances, others, 1)
-    left_out = rows == own[:, None]
-    rows[left_out], distances[left_out] = NO_ROW, np.inf
-    return Block(rows.astype(np.int32), distances)
+    distances, rows = top_k(descriptors, index, distance, depth + spare, zeros_last, memory // 2)
+    if not spare:
+        return Block(rows.astype(np.int32), distances)
+    shape = len(rows), min(depth, len(index))
+    found = Block(np.full(shape, NO_ROW, np.int32), np.full(shape, np.inf, np.float32))
+    for query, row in enumerate(own):
+        [place] = np.flatnonzero(rows[query] == row) if row in rows[query] else [shape[1]]
+        for kept, all_found in zip(found, (rows[query], distances[query]), strict=True):
+            rest = all_found[place + 1 :]
+            kept[query, :place] = all_found[:place]
+            kept[query, place : place + len(rest)] = rest
+    return found
 
 
 def bytes_a_query(dimensions: int, depth: int) -> int:
@@ -124,9 +145,45 @@ def bytes_a_query(dimensions: int, depth: int) -> int:
     return 12 * dimensions + 32 * depth
 
 
+def at_once(bytes_a_query: int, memory: int, most: int) -> int:
+    """How many queries to take at a time: those that `memory` (bytes) has room for, 1 to `most`."""
+    return max(1, min(most, memory // bytes_a_query))
+
+
+def tell_need(
+    needed: int, memory: int, what: str = "a query with its results", lower: str = "retrieve.depth"
+) -> None:
+    """Say so if `what` takes more than `memory` (bytes); with less of the parameter `lower` it takes less."""
+    if needed > memory:
+        log.warning(
+            "retrieve.memory: %d MB are not kept to, since %s takes more; set it to %d, or lower %s",
+            *(memory >> 20, what, -(-needed >> 20), lower),
+        )
+
+
 def ranking_depth(index: int, depth: int | None) -> int:
     """K: how many results a ranking has."""
     return index if depth is None else min(depth, index)
+
+
+def check_room(path: Path, queries: int, depth: int) -> None:
+    """Say how large the store of rankings at `path` will be if it is `LARGE`.
+
+    Raises `InputError` if the disk has not as much space.
+    """
+    needed = 8 * queries * depth
+    if needed < 1 << 20:  # there is always as much, or else writing says so at once
+        return
+    with explained(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        free = shutil.disk_usage(path.parent).free
+    told = f"{path}: {queries} queries with {depth} results each take {needed / 1e9:.3g} GB"
+    if free < needed:
+        raise InputError(
+            f"{told}, {free / 1e9:.3g} GB of the disk are free; lower retrieve.depth, or free some space"
+        )
+    if needed >= LARGE:
+        log.info("%s of the disk; a lower retrieve.depth keeps fewer", told)
 
 
 def write(
@@ -152,16 +209,19 @@ def write(
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[Rankings]:
-    """Open the store of rankings at `path`. Raises `InputError` where it is none, or damaged."""
+def opened(path: Path, *known: list[Photo]) -> Iterator[Rankings]:
+    """Open the store of rankings at `path`. Raises `InputError` where it is none, or damaged.
+
+    If its queries or its index are a `known` list of photos, they are not held twice.
+    """
     with hdf5.opened(path, KIND) as file:
         try:
             rows = hdf5.Rows(path, file, "rows", (None, None), np.int32)
             rankings = Rankings(
                 rows,
                 hdf5.Rows(path, file, "distances", rows.shape, np.float32),
-                read_photos(file, "query_", len(rows)),
-                read_photos(file, "index_"),
+                _same(read_photos(file, "query_", len(rows)), known),
+                _same(read_photos(file, "index_"), known),
                 read_texts(file, "predicted"),
                 dict(file.attrs),
                 path,
@@ -171,3 +231,7 @@ def opened(path: Path) -> Iterator[Rankings]:
         except hdf5.BROKEN as error:
             raise hdf5.refused(path, error, "a store of rankings") from None
         yield rankings
+
+
+def _same(photos: list[Photo], known: Sequence[list[Photo]]) -> list[Photo]:
+    return next((others for others in known if others == photos), photos)

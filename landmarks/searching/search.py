@@ -94,8 +94,10 @@ def top_k(
     with ThreadPoolExecutor(threads) as pool:
         list(pool.map(search, range(0, size, piece)))
         list(pool.map(lambda part: nearest[part[0]].sort(axis=1), parts))
-    distances = (nearest >> np.uint64(32)).astype(np.uint32).view(np.float32)
-    return distances, (nearest & np.uint64(0xFFFFFFFF)).astype(np.int64)
+    bits = np.empty(nearest.shape, np.uint32)  # in place, for these may be most of the memory
+    np.right_shift(nearest, np.uint64(32), out=bits, casting="unsafe")
+    nearest &= np.uint64(0xFFFFFFFF)
+    return bits.view(np.float32), nearest.view(np.int64)
 
 
 def _checked(queries: NDArray[np.float32], index: Rows, distance: str, k: int) -> tuple[int, int]:

@@ -1,3 +1,4 @@
+import sys
 from pathlib import Path
 
 import h5py
@@ -33,6 +34,21 @@ def test_every_row_is_averaged_with_those_that_scikit_learn_finds_nearest(
         found = dba.augmented(stored, distance, neighbours, 3, None, False)
         np.testing.assert_allclose(found[:], expected, rtol=1e-5)
         assert (found.shape, found[3:5].dtype) == (index.shape, np.float32)
+
+
+@pytest.mark.parametrize("memory", [1 << 19, 1 << 20])
+def test_the_search_keeps_to_its_memory_which_changes_no_bit(tmp_path, peak_memory, memory):
+    index = np.random.default_rng(0).random((100, 512)).astype(np.float32)
+    bound = memory + 200_000  # of a temporary file, threads and a progress bar
+    with h5py.File(tmp_path / "index.h5", "w") as file:
+        stored = file.create_dataset("features", data=index)
+        found = []
+        for given, limit in ((memory, bound), (1 << 28, sys.maxsize)):
+            peak = peak_memory(
+                lambda given=given: found.append(dba.augmented(stored, "L2", 9, 3, 2, False, given)), limit
+            )
+            assert (peak <= bound) == (given == memory)
+        np.testing.assert_array_equal(found[0], found[-1])
 
 
 def test_a_row_is_not_its_own_neighbour_though_copies_of_it_stand_before():

@@ -28,6 +28,14 @@ def test_the_graph_is_that_of_whole_matrices(monkeypatch, distance, k, gamma):
     np.testing.assert_allclose(found.toarray(), affinities(x, distance, k, gamma), atol=1e-6)
 
 
+@pytest.mark.parametrize(("size", "neighbours"), [(300, 20), (150, 60), (400, 9)])
+def test_making_the_graph_takes_what_is_told(peak_memory, size, neighbours):
+    x = np.random.default_rng(0).random((size, 8)).astype(np.float32)
+    told = diffusion.graph_bytes(size, neighbours)
+    found = peak_memory(lambda: diffusion.graph(x, "L2", neighbours, 3, False, 1 << 19), told)
+    assert told / 2 < found <= told + (1 << 19)
+
+
 def test_a_photo_without_keypoints_has_no_neighbours():
     x = np.array([[0, 0], [1, 0], [0.8, 0.6], [0, 0]], np.float32)
     for gamma, affinity in ((1, 0.8), (0, 1)):

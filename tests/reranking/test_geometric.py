@@ -123,6 +123,26 @@ def test_counts_do_not_depend_on_the_number_of_threads_nor_on_what_is_kept(scene
         np.testing.assert_array_equal(verified(scene["query"], results, options, workers), at_first)
 
 
+@pytest.mark.parametrize("options", [SIFT, ORB])
+@pytest.mark.parametrize("kept", [0, 1, 3, 9999])
+def test_as_many_photos_are_kept_as_there_is_room_for(scene, monkeypatch, options, kept):
+    few = options.model_copy(update={"keypoints": 50})
+    photo = local(scene["side"], few)
+    assert len(photo.points) in (50, 51)  # of equal ones SIFT takes all
+    room = geometric.cached_photos(kept * 50 * (photo.points[0].nbytes + photo.descriptors[0].nbytes), few)
+    assert room == min(kept, 2000)
+
+    described, features = [], geometric.local_features
+    monkeypatch.setattr(
+        geometric, "local_features", lambda photo, _: described.append(photo) or features(photo, few)
+    )
+    geometric.forget()
+    results = [scene[name] for name in ("side", "other", "shuffled")] * 2
+    list(geometric.verified([(scene["query"], results)], few, 1, room))
+    geometric.forget()
+    assert len(described) == 1 + (3 if room >= 3 else 6)
+
+
 def test_counts_of_several_queries_come_in_the_order_of_the_queries(scene):
     tasks = [(scene["query"], [scene["side"]]), (scene["blank"], []), (scene["side"], [scene["other"]] * 2)]
     counts = geometric.verified(tasks, SIFT)

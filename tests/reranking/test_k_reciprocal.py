@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.spatial.distance import cdist
 
-from landmarks.reranking.k_reciprocal import distances
+from landmarks.reranking.k_reciprocal import bytes_of, distances
 
 METRICS = {"L1": "cityblock", "L2": "sqeuclidean", "L3": "cosine"}
 
@@ -76,3 +76,11 @@ def test_more_duplicates_than_neighbours_have_distances_too():
     found = distances(items[0], items[1:], "L2", 5, 10, 0.3)
     assert np.isfinite(found).all()
     assert found[:29].max() < found[29:].min()
+
+
+@pytest.mark.parametrize("results", [100, 130, 160])
+def test_comparing_a_shortlist_takes_what_is_told(peak_memory, results):
+    x = np.random.default_rng(0).random((results, 4)).astype(np.float32)
+    told = bytes_of(results)
+    found = peak_memory(lambda: distances(x[0], x, "L2", 20, 6, 0.3), told)
+    assert told / 2 < found <= told + 100_000

@@ -1,3 +1,4 @@
+import re
 from itertools import permutations
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from landmarks.chain import METHODS, parse
 from landmarks.errors import InputError
 from landmarks.photos.catalog import Photo
 from landmarks.photos.images import Crop
+from landmarks.reranking._descriptors import norm_of
 from landmarks.reranking.reranker import Reranker
 from landmarks.searching import rankings
 from landmarks.searching.features import Store
@@ -225,6 +227,54 @@ def test_what_is_quadratic_in_the_index_is_refused_above_the_limit_with_what_is_
     with pytest.raises(InputError, match=r"all 4 photos .* rerank_options\.max_quadratic is 3.* take aqe"):
         Reranker(chain, index, "L1", options(max_quadratic=3))
     Reranker("aqe+k_reciprocal+two", index, "L1", options(max_quadratic=3))
+
+
+@pytest.mark.parametrize(
+    ("chain", "changes", "told"),
+    [
+        (
+            "k_reciprocal",
+            {"shortlist": 200},
+            "k_reciprocal, which compares the first 200 results .* set it to 7,",
+        ),
+        ("k_reciprocal", {"shortlist": 5000}, "the first 300 results .* lower rerank_options.shortlist"),
+        ("aqe+k_reciprocal+two", {"shortlist": 100}, "the first 100 results .* set it to 2,"),
+        ("k_reciprocal", {"shortlist": 50}, None),
+        ("diffusion", {}, None),
+        (
+            "diffusion",
+            {"diffusion": {"neighbours": 40}},
+            "the graph of diffusion, of 300 photos, .* set it to 3,",
+        ),
+        ("dba+diffusion", {"diffusion": {"neighbours": 60}}, "lower rerank_options.diffusion.neighbours"),
+        ("aqe+two", {}, None),
+    ],
+)
+def test_what_does_not_keep_to_the_memory_says_so_before_it_starts(caplog, chain, changes, told):
+    index = store(np.random.default_rng(0).random((300, 4)))
+    Reranker(chain, index, "L1", options(**changes), memory=1 << 20)
+    messages = [record.getMessage() for record in caplog.records]
+    assert len(messages) == (told is not None)
+    if told:
+        assert re.search(f"^retrieve.memory: 1 MB are not kept to, since .*{told}", messages[0])
+        caplog.clear()
+        enough = int(re.search(r"set it to (\d+),", messages[0])[1])
+        Reranker(chain, index, "L1", options(**changes), memory=enough << 20)
+        assert not caplog.records
+
+
+@pytest.mark.parametrize("norm", [1, 2, None])
+@pytest.mark.parametrize("size", [3, 256, 700])
+def test_the_norm_is_that_of_all_rows_but_zeros_and_of_the_first_alone(norm, size):
+    rows = np.random.default_rng(size).random((size, 5)).astype(np.float32)
+    if norm:
+        rows /= np.linalg.norm(rows, norm, axis=1, keepdims=True)
+    rows[: size // 2] = 0
+    assert norm_of(rows, size) == norm
+    assert norm_of(rows, size // 2) is None
+    rows[-1] *= 2
+    assert norm_of(rows, size) is None
+    assert norm_of(rows, size - 1) == (norm if size - 1 > size // 2 else None)
 
 
 def test_a_chain_that_makes_no_sense_is_an_input_error():

@@ -1,5 +1,5 @@
-import tracemalloc
-from concurrent.futures import ThreadPoolExecutor
+import re
+from unittest import mock
 
 import h5py
 import numpy as np
@@ -97,7 +97,7 @@ def test_queries_a_few_at_a_time_give_the_same(distance):
     index = store(rng.normal(size=(20, 5)), [f"i{number}" for number in range(20)])
     whole = retrieved(queries, index, distance, 6)
     for at_once in (1, 3, 11):
-        memory = at_once * 4 * rankings.bytes_a_query(5, 6)
+        memory = at_once * 2 * rankings.bytes_a_query(5, 6)
         blocks = [len(block.rows) for block in rankings.retrieve(queries, index, distance, 6, memory)]
         assert max(blocks) == at_once
         for found, expected in zip(retrieved(queries, index, distance, 6, memory), whole, strict=True):
@@ -196,31 +196,92 @@ def test_what_is_no_store_of_rankings_is_refused(tmp_path, content, message):
         pass
 
 
-def test_memory_grows_neither_with_the_queries_nor_with_the_index(tmp_path, monkeypatch):
-    width, depth = 256, 10
-    out = tmp_path / "rankings.h5"
+@pytest.mark.parametrize(
+    ("queries", "depth", "free", "told"),
+    [
+        (
+            500,
+            300_000,
+            10**9,
+            "500 queries with 300000 results each take 1.2 GB, 1 GB of the disk are free; lower",
+        ),
+        (500, 300_000, 10**10, "500 queries with 300000 results each take 1.2 GB of the disk; a lower"),
+        (2_000_000, 100, 10**10, "2000000 queries with 100 results each take 1.6 GB of the disk; a lower"),
+        (500, 1000, 10**6, "500 queries with 1000 results each take 0.004 GB, 0.001 GB of the disk are free"),
+        (500, 1000, 10**7, None),
+        (60, 30, 10**9, None),
+    ],
+)
+def test_a_store_that_will_be_large_is_told_and_one_too_large_for_the_disk_refused(
+    tmp_path, monkeypatch, caplog, queries, depth, free, told
+):
+    path = tmp_path / "rankings" / "retrieved.h5"
+    caplog.set_level("INFO")
+    monkeypatch.setattr(rankings.shutil, "disk_usage", lambda _: mock.Mock(free=free))
+    if free < 8 * queries * depth:
+        with pytest.raises(InputError, match=re.escape(f"{path}: {told}") + ".*retrieve.depth"):
+            rankings.check_room(path, queries, depth)
+        return
+    rankings.check_room(path, queries, depth)
+    messages = [record.getMessage() for record in caplog.records]
+    assert messages == ([f"{path}: {told} retrieve.depth keeps fewer"] if told else [])
+
+
+def test_a_store_has_the_size_that_is_told(tmp_path):
+    index = store(np.random.default_rng(0).random((3000, 2)), [f"i{row}" for row in range(3000)])
+    path = tmp_path / "rankings.h5"
+    blocks = rankings.retrieve(store([[0, 0]] * 40, "q" * 40), index, "L1", None, 1 << 20)
+    rankings.write(path, index.photos[:40], [], 3000, blocks, {})
+    assert path.stat().st_size == pytest.approx(8 * 40 * 3000, rel=0.03)
+
+
+@pytest.mark.parametrize(
+    ("size", "depth", "needed"), [(40_000, None, 3), (60_000, 50_000, 4), (40_000, 99, 0)]
+)
+def test_a_ranking_that_is_more_than_the_memory_is_told_before_the_search(caplog, size, depth, needed):
+    index = Store(np.zeros((size, 2), np.float32), [Photo("a", "b")] * size, {"model_sha256": ""})
+    queries = index._replace(features=index.features[:1], photos=index.photos[:1])
+    next(rankings.retrieve(queries, index, "L1", depth, 1 << 20))
+    told = (
+        "retrieve.memory: 1 MB are not kept to, since a query with its results takes more; "
+        f"set it to {needed}, or lower retrieve.depth"
+    )
+    assert [record.getMessage() for record in caplog.records] == [told] * (needed > 0)
+
+
+def test_photos_that_are_known_are_not_held_twice(tmp_path):
+    path = tmp_path / "rankings.h5"
+    write(path, blocks_of(ROWS))
+    for known in ([PHOTOS, PHOTOS[:2]], [PHOTOS[:2], PHOTOS]):
+        with rankings.opened(path, *known) as ranked:
+            assert ranked.queries is PHOTOS
+            assert any(ranked.index is photos for photos in known)
+    with rankings.opened(path, PHOTOS[1:], []) as ranked:
+        assert (ranked.queries, ranked.index) == (PHOTOS, PHOTOS[:2])
+
+
+@pytest.mark.parametrize("depth", [10, None])
+@pytest.mark.parametrize(("queries", "index"), [(400, 2_500), (40, 6_000), (64, 4_000)])
+def test_memory_grows_neither_with_the_queries_nor_with_the_index(
+    tmp_path, monkeypatch, peak_memory, queries, index, depth
+):
+    width, memory = 256, 1 << 20
     monkeypatch.setattr(search, "CORES", 2)
-    # Of several threads it would be chance how many have a piece at the same time.
-    monkeypatch.setattr(search, "ThreadPoolExecutor", lambda _: ThreadPoolExecutor(1))
+    # Of a photo, its row by its path, and its name while it is written.
+    bound = memory + 200 * (queries + index)
+    length = rankings.ranking_depth(index, depth)
+    with h5py.File(tmp_path / "features.h5", "w") as file:
+        stores = []
+        for prefix, size in (("q", queries), ("i", index)):
+            data = file.create_dataset(
+                prefix, data=np.random.default_rng(size).random((size, width), np.float32)
+            )
+            photos = [Photo(f"{prefix}{row}", "class") for row in range(size)]
+            stores.append(Store(data, photos, {"model_sha256": ""}))
 
-    def random_store(file, prefix, size):
-        data = file.create_dataset(prefix, (size, width), np.float32, chunks=(64, width))
-        data[:] = np.random.default_rng(size).random((size, width), dtype=np.float32)
-        return Store(data, [Photo(f"{prefix}{row}", "class") for row in range(size)], {"model_sha256": ""})
+        def search_and_write():
+            blocks = rankings.retrieve(*stores, "L1", depth, memory)
+            rankings.write(tmp_path / "out.h5", stores[0].photos, stores[1].photos, length, blocks, {})
 
-    def peak(queries, index):
-        with h5py.File(tmp_path / "features.h5", "w") as file:
-            stores = [random_store(file, "q", queries), random_store(file, "i", index)]
-            tracemalloc.start()
-            try:
-                blocks = rankings.retrieve(*stores, "L1", depth, 1 << 20)
-                rankings.write(out, stores[0].photos, stores[1].photos, depth, blocks, {})
-                return tracemalloc.get_traced_memory()[1]
-            finally:
-                tracemalloc.stop()
-
-    peak(64, 2_000)  # what is compiled or loaded once is not measured
-    base = peak(64, 2_000)
-    row = width * 4
-    assert peak(640, 2_000) - base < 0.25 * (640 - 64) * row
-    assert peak(64, 8_000) - base < 0.25 * (8_000 - 2_000) * row
+        assert peak_memory(search_and_write, bound) <= bound
+    assert bound < 4 * width * (queries + index) + 8 * queries * length

@@ -218,7 +218,10 @@ NO_EFFECT = {
     ("finetuned", "finetuned.checkpoint_every"): "the model is the same however often it is saved",
     ("finetuned", "finetuned.print_freq"): "what is shown",
     ("finetuned", "finetuned.workers"): "the model is the same whoever decodes",
-    ("retrieve", "retrieve.memory"): "the rankings are the same however the index is read",
+    **{
+        (name, "retrieve.memory"): "the results are the same however many are held at once"
+        for name in ("retrieve", "rerank", "evaluate", "gallery")
+    },
     **{
         (f"extract@{part}", f"extract.{name}"): "of the model" if name != "batch_size" else "how fast it is"
         for part in ("index", "test")
