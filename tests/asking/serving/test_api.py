@@ -268,8 +268,12 @@ def test_too_many_bytes_are_refused_before_they_are_read(client, monkeypatch):
     assert client.post("/api/answer", content=bytes(3 << 20)).status_code == 422
 
 
-def request_of(receive):
-    return Request({"type": "http", "headers": []}, receive)
+def receive_from(receive):
+    async def run():
+        async with uploads.Room().receive(Request({"type": "http", "headers": []}, receive)):
+            pass
+
+    asyncio.run(run())
 
 
 def test_a_body_without_end_is_refused_when_it_is_too_large(monkeypatch):
@@ -282,7 +286,7 @@ def test_a_body_without_end_is_refused_when_it_is_too_large(monkeypatch):
         return {"type": "http.request", "body": bytes(1 << 20), "more_body": True}
 
     with pytest.raises(HTTPException, match="413"):
-        asyncio.run(uploads.receive(request_of(receive)))
+        receive_from(receive)
     assert received == 4
 
 
@@ -297,7 +301,7 @@ def test_a_body_that_does_not_come_or_breaks_off_is_given_up(monkeypatch):
 
     for receive, status in ((nothing, "408"), (broken, "400")):
         with pytest.raises(HTTPException, match=status):
-            asyncio.run(uploads.receive(request_of(receive)))
+            receive_from(receive)
 
 
 def test_too_many_pixels_are_refused_before_they_are_decoded(client, monkeypatch):
