@@ -34,6 +34,7 @@ RESERVE = 64 + 2 * CORES
 HEAD_SECONDS = 10
 ANSWER_SECONDS = 60
 LOG_SECONDS = 10
+KNOWN = 6
 
 FULL = "The server has too many connections; ask again in a moment."
 
@@ -101,18 +102,21 @@ class Connection(H11Protocol):
         super().on_response_complete()
 
     def waited(self) -> float:
-        """How much of the time for which it may be waited for has passed; 0 while the server works."""
+        """How much of the time for which it may be waited for has passed; 0 while the server works.
+
+        Who was answered before counts as less: in a burst of connections that ask nothing, it stays.
+        """
         if self.transport.is_closing():
             return 0
-        return (self.loop.time() - self._since) / self._patience()
+        answered = self.cycle is not None and self.cycle.response_complete
+        return (self.loop.time() - self._since) / self._patience() / (KNOWN if answered else 1)
 
     def end(self, status: int, reason: str) -> None:
-        """End the connection at once, with an answer if something was asked and the client listens."""
+        """End the connection at once, with an answer if the client takes any."""
         if self.transport.get_write_buffer_size():
             self.transport.abort()
             return
-        if self._asked() or self.conn.trailing_data[0]:
-            self.transport.write(refusal(status, reason))
+        self.transport.write(refusal(status, reason))
         self.transport.close()
 
     def _asked(self) -> bool:
@@ -135,8 +139,13 @@ class Connection(H11Protocol):
         self._timer = self.loop.call_later(seconds, self._expire) if seconds < math.inf else None
 
     def _expire(self) -> None:
-        if self.transport.get_write_buffer_size() or not self._asked():
-            self.end(408, f"The request did not arrive within {HEAD_SECONDS} seconds.")
+        if self.transport.get_write_buffer_size():
+            self.transport.abort()
+        elif not self._asked():
+            if self.conn.trailing_data[0]:
+                self.end(408, f"The request did not arrive within {HEAD_SECONDS} seconds.")
+            else:  # as of a browser that connects ahead
+                self.transport.close()
 
 
 class Listener(socket.socket):

@@ -74,7 +74,7 @@ class Room:
 
 def _check_type(kind: str) -> None:
     """Raise `HTTPException` where the Content-Type says that the body is no photo."""
-    if kind.startswith("multipart/"):
+    if kind.lower().startswith("multipart/"):
         raise HTTPException(415, "The body must be the photo itself, not a form (curl --data-binary @photo).")
     if kind and not kind.lower().startswith(TYPES):
         raise HTTPException(

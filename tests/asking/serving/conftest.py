@@ -104,9 +104,11 @@ def served(index, most=None):
     running = server.create_server(index, listening, server.LOOPBACK)
     thread = threading.Thread(target=running.run, kwargs={"sockets": [listening]})
     thread.start()
-    yield f"http://127.0.0.1:{listening.getsockname()[1]}/"
-    running.should_exit = True
-    thread.join()
+    try:
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}/"
+    finally:
+        running.should_exit = True
+        thread.join()
 
 
 @pytest.fixture(scope="session")
