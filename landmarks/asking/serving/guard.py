@@ -1,5 +1,7 @@
 """What all requests and answers pass: a look at who asks, and the headers that keep a browser safe."""
 
+import asyncio
+from contextlib import suppress
 from urllib.parse import urlsplit
 
 from fastapi.responses import JSONResponse
@@ -14,6 +16,9 @@ HEADERS = {
     "X-Content-Type-Options": "nosniff",
 }
 
+SHORT = 1 << 20
+"""Bytes of a body that is received though it is refused."""
+
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
@@ -24,8 +29,9 @@ class Guard:
     rebinding), but the Host header then still has that name. It can also send a photo, if not read the
     answer; this is refused by what browsers say of where a request comes from.
 
-    A connection ends with the answer if the body of the request was not received whole; else what the client
-    goes on to send would be read and thrown away, for ever.
+    A connection ends with the answer if the body of the request was not received whole; else uvicorn would
+    read and throw away what the client goes on to send, for ever. A short body is received first: TCP takes
+    an answer back where the connection ends with something unread.
     """
 
     def __init__(self, app: ASGIApp, hosts: frozenset[str] | None):
@@ -37,10 +43,13 @@ class Guard:
             await self.app(scope, receive, send)
             return
         asked = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
-        receiving = asked.get("content-length", "0") != "0" or "transfer-encoding" in asked
+        length = asked.get("content-length", "0")
+        receiving = length != "0" or "transfer-encoding" in asked
+        untouched = receiving and "expect" not in asked and length.isdecimal() and int(length) <= SHORT
 
         async def receive_guarded() -> Message:
-            nonlocal receiving
+            nonlocal receiving, untouched
+            untouched = False
             message = await receive()
             receiving = receiving and message.get("more_body", False)
             return message
@@ -48,6 +57,8 @@ class Guard:
         async def send_guarded(message: Message) -> None:
             if message["type"] == "http.response.start":
                 headers = [(name.lower().encode(), value.encode()) for name, value in HEADERS.items()]
+                if untouched:
+                    await _receive_short(receive_guarded)
                 if receiving:
                     headers.append((b"connection", b"close"))
                 message["headers"] = [*message["headers"], *headers]
@@ -63,6 +74,15 @@ class Guard:
             await refusal(scope, receive, send_guarded)
         else:
             await self.app(scope, receive_guarded, send_guarded)
+
+
+async def _receive_short(receive: Receive) -> None:
+    """Receive a body that nobody wants, if it comes within a second and is `SHORT`."""
+    received = 0
+    with suppress(TimeoutError):
+        async with asyncio.timeout(1):
+            while received < SHORT and (message := await receive()).get("more_body"):
+                received += len(message["body"])
 
 
 def _from_elsewhere(asked: dict[str, str], host: str) -> bool:

@@ -152,6 +152,27 @@ def test_what_a_client_goes_on_to_send_is_not_taken(impatient, head, status, len
     assert b"connection: close\r\n" in received
 
 
+@pytest.mark.parametrize("kilobytes", [0, 5, 1000])
+@pytest.mark.parametrize(
+    ("start", "status"),
+    [
+        (b"POST /healthz", 405),
+        (b"POST /api/answer?top=0", 422),
+        (b"PUT /nowhere", 404),
+        (b"GET /healthz", 200),
+    ],
+)
+def test_a_short_body_that_nobody_wants_costs_no_connection(address, start, status, kilobytes):
+    body = bytes(kilobytes << 10)
+    head = start + b" HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: %d\r\n\r\n" % len(body)
+    with connect(address, head) as sock:
+        time.sleep(0.05)
+        for _ in range(2):
+            sock.sendall(body + head)
+        sock.sendall(body + GET[:-2] + b"Connection: close\r\n\r\n")
+        assert statuses(until_closed(sock)) == [status] * 3 + [200]
+
+
 def test_a_declared_length_is_judged_before_the_body_is_sent(impatient):
     with connect(impatient, POST + b"Content-Length: %d\r\nExpect: 100-continue\r\n\r\n" % (MB + 1)) as sock:
         received = until_closed(sock)
