@@ -329,6 +329,9 @@ def serve(
 
     The command prints the address of the page; /api below it describes the API.
 
+    A photo may have 20 MB and 50 megapixels, and must arrive within 60 seconds. There may be 1000 connections
+    at a time, or fewer where fewer files may be open (ulimit -n).
+
     \b
     Examples:
       landmarks serve

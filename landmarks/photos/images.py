@@ -28,6 +28,11 @@ cosine of a descriptor to that of the photo decoded whole is then above 0.999; w
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF")
 
+MAX_SIDE = 65_535
+"""Pixels of the longest side that is read: a JPEG has no longer one, so what a camera stitches fits. Pillow
+keeps a pointer for each row and resizes by a table for each column: a PNG of 6 kB, 50,000,000 pixels wide and
+one high, took 956 MB, while one of as many pixels and this long a side takes no more than a square one."""
+
 _BEGINNINGS = re.compile(rb"\xff\xd8\xff|\x89PNG|RIFF....WEBP|BM|II|MM", re.DOTALL)
 
 # Size is judged by `create_csv.max_pixels`; Pillow's error, at twice its warning, stays in force.
@@ -104,7 +109,7 @@ def _extent(image: Image.Image) -> tuple[int, int]:
 def opened(source: Stored, max_pixels: int | None = None) -> Iterator[Image.Image]:
     """Open the photo `source`, its header read; raises `ValueError` as `decode` does, until it is closed.
 
-    Raises it, too, if the photo has over `max_pixels` pixels.
+    Raises it, too, if a side is longer than `MAX_SIDE`, or the photo has over `max_pixels` pixels.
     """
     with _file(source) as file:
         try:
@@ -114,6 +119,8 @@ def opened(source: Stored, max_pixels: int | None = None) -> Iterator[Image.Imag
         if isinstance(image, TiffImagePlugin.TiffImageFile) and _tiffs.misread(image.tag_v2):
             raise ValueError(_unread(image.tag_v2))
         width, height = _extent(image)
+        if max(width, height) > MAX_SIDE:
+            raise ValueError(f"{width}x{height} has a side of more than {MAX_SIDE} pixels")
         if max_pixels is not None and width * height > max_pixels:
             raise ValueError(f"{width}x{height} is more than create_csv.max_pixels ({max_pixels})")
         yield image

@@ -1,3 +1,4 @@
+import io
 import re
 import struct
 import threading
@@ -8,6 +9,7 @@ from PIL import Image
 
 from landmarks.errors import InputError
 from landmarks.photos import images
+from landmarks.photos._proving import prove
 
 # What an EXIF orientation means for the stored rows 1 2 3 and 4 5 6.
 UPRIGHT = {
@@ -299,11 +301,47 @@ def test_the_size_is_told_by_the_header_and_large_tiles_count(make_photo, tmp_pa
         photo = make_photo(tmp_path / format, size=(70, 30), format=format).read_bytes()
         assert images.dimensions(photo) == (70, 30)
     assert images.dimensions(photo[: len(photo) - 9]) == (70, 30) == images.decode(photo).size
-    # Tiles of two thousand million pixels, in a TIFF of 134 bytes.
-    tags = [(256, 1, 50), (257, 1, 50), (258, 1, 8), (259, 1, 5), (262, 1, 1), (277, 1, 1)]
-    tags += [(322, 1, 65536), (323, 1, 32752), (324, 1, 8), (325, 1, 90)]
-    entries = b"".join(struct.pack("<HHII", tag, 4, count, value) for tag, count, value in tags)
-    tiff = struct.pack("<2sHIH", b"II", 42, 8, len(tags)) + entries + bytes(4)
-    assert images.dimensions(tiff) == (65536, 32752)
-    with pytest.raises(ValueError, match="65536x32752 is more than"), images.opened(tiff, 10**6):
+    tiff = tiled(65520, 32752)
+    assert images.dimensions(tiff) == (65520, 32752)
+    with pytest.raises(ValueError, match="65520x32752 is more than"), images.opened(tiff, 10**6):
         pass
+
+
+def tiled(width, height):
+    """A TIFF of 50 x 50 pixels in one tile of this size, in 134 bytes."""
+    tags = [(256, 1, 50), (257, 1, 50), (258, 1, 8), (259, 1, 5), (262, 1, 1), (277, 1, 1)]
+    tags += [(322, 1, width), (323, 1, height), (324, 1, 8), (325, 1, 90)]
+    entries = b"".join(struct.pack("<HHII", tag, 4, count, value) for tag, count, value in tags)
+    return struct.pack("<2sHIH", b"II", 42, 8, len(tags)) + entries + bytes(4)
+
+
+def plain(kind, size):
+    with io.BytesIO() as file:
+        Image.new("L", size, 77).save(file, kind)
+        return file.getvalue()
+
+
+@pytest.mark.parametrize("kind", ["PNG", "BMP", "TIFF"])
+@pytest.mark.parametrize("size", [(65_536, 1), (1, 65_536), (3, 70_000), (3_000_000, 2)])
+def test_a_side_that_would_cost_more_than_its_pixels_is_refused_by_the_header(monkeypatch, kind, size):
+    photo = plain(kind, size)
+    monkeypatch.setattr(Image.Image, "load", lambda _: pytest.fail("decoded"))
+    reason = f"^{size[0]}x{size[1]} has a side of more than 65535 pixels$"
+    for reads in (images.dimensions, images.decode, lambda content: prove(content, 10**8)):
+        with pytest.raises(ValueError, match=reason):
+            reads(photo)
+    with pytest.raises(InputError, match=f"photo: {reason[1:]}"):
+        images.read(photo)
+
+
+@pytest.mark.parametrize("size", [(65_536, 16), (16, 65_536)])
+def test_a_tile_with_such_a_side_is_refused_as_a_photo_is(size):
+    with pytest.raises(ValueError, match="has a side of more than 65535 pixels"):
+        images.dimensions(tiled(*size))
+
+
+@pytest.mark.parametrize("kind", ["PNG", "BMP", "TIFF"])
+@pytest.mark.parametrize("size", [(65_535, 1), (2, 65_535)])
+def test_the_longest_side_of_a_jpeg_is_read_in_every_format(kind, size):
+    assert images.read(plain(kind, size)).size == size
+    assert images.read(plain(kind, size)).getpixel((size[0] - 1, size[1] - 1)) == (77, 77, 77)

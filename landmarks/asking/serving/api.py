@@ -124,16 +124,16 @@ async def photo_large(service: Serving, request: Request, row: Number) -> Respon
     openapi_extra={
         "requestBody": {
             "required": True,
-            "description": "The photo itself: at most 20 MB and 50 megapixels.",
+            "description": "The photo itself: at most 20 MB and 50 megapixels, within 60 seconds.",
             "content": {"image/*": {"schema": {"type": "string", "format": "binary"}}},
         }
     },
 )
 async def answer_upload(service: Serving, request: Request, how: How) -> schemas.Answer:
     """The landmark that the photo in the body shows, and the photos of the index that are like it."""
-    photo = await uploads.receive(request)
-    uploads.check(photo)
-    return await _described(service, photo, None, how)
+    async with service.room.receive(request) as photo:
+        uploads.check(photo)
+        return await _described(service, photo, None, how)
 
 
 @router.get("/api/photos/{row}/answer", tags=["answers"])

@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import io
-import logging
 import socket
 import threading
 from collections.abc import Awaitable, Callable
@@ -21,6 +20,7 @@ from PIL import Image
 
 from landmarks.asking.questions import Index
 from landmarks.asking.serving import api
+from landmarks.asking.serving.connections import LOGGERS, SELDOM, Connection, Listener, places
 from landmarks.asking.serving.guard import HEADERS, LOOPBACK, Guard
 from landmarks.asking.serving.service import Service
 from landmarks.errors import InputError
@@ -28,8 +28,6 @@ from landmarks.params import Distance
 
 PAGES = {"/": "page.html", "/api": "api.html"}
 TYPES = {"html": "text/html", "css": "text/css", "js": "text/javascript", "svg": "image/svg+xml"}
-
-log = logging.getLogger(__name__)
 
 
 def create_app(index: Index, hosts: frozenset[str] | None = LOOPBACK) -> FastAPI:
@@ -53,14 +51,18 @@ def create_app(index: Index, hosts: frozenset[str] | None = LOOPBACK) -> FastAPI
     return app
 
 
-def listen(host: str, port: int) -> socket.socket:
-    """A socket that listens at `host` and `port`, 0 for any free one. Raises `InputError` if it cannot."""
+def listen(host: str, port: int, most: int | None = None) -> Listener:
+    """A socket that listens at `host` and `port`, 0 for any free one. Raises `InputError` if it cannot.
+
+    `most`: connections at a time, by default as many as the limit on open files allows, but 1000 at most.
+    """
     if not host.strip():  # as of a variable that is not set, and would mean all addresses
         raise InputError(
             f"--host: {host!r} is no address; 127.0.0.1 is for this machine alone, 0.0.0.0 for the network"
         )
     try:
-        return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        return Listener(socket.create_server((host, port), family=family), most or places())
     except OSError as error:
         raise InputError(
             f"{host}:{port}: cannot listen there ({error.strerror}); try another --port"
@@ -77,17 +79,29 @@ def ipv6_alone(listening: socket.socket) -> bool:
     return listening.family == socket.AF_INET6 and ip_address(listening.getsockname()[0]).is_unspecified
 
 
-def serve(index: Index, listening: socket.socket, hosts: frozenset[str] | None) -> None:
-    """Serve `index` until interrupted, in a notebook too."""
-    threading.Thread(target=_warm, args=[index], daemon=True).start()
+def create_server(index: Index, listening: Listener, hosts: frozenset[str] | None) -> uvicorn.Server:
+    """The server of `index` to those who come to `listening`, for requests addressed to one of `hosts`."""
     config = uvicorn.Config(
         create_app(index, hosts),
-        log_level="warning",
-        server_header=False,
+        loop="asyncio",  # which accepts by `Listener.accept`, as uvloop does not
+        http=Connection,
         ws="none",
+        log_level="warning",
+        access_log=False,
+        server_header=False,
         timeout_graceful_shutdown=5,
     )
+    for logger in LOGGERS:
+        logger.addFilter(SELDOM)
     server = uvicorn.Server(config)
+    listening.connections = server.server_state.connections
+    return server
+
+
+def serve(index: Index, listening: Listener, hosts: frozenset[str] | None) -> None:
+    """Serve `index` until interrupted, in a notebook too."""
+    threading.Thread(target=_warm, args=[index], daemon=True).start()
+    server = create_server(index, listening, hosts)
     with contextlib.suppress(KeyboardInterrupt):
         if not _in_a_loop():
             server.run(sockets=[listening])

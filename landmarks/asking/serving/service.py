@@ -34,6 +34,7 @@ class Service:
         self.index = index
         self.reports = index.root / "reports"
         self.counts = Counter(photo.class_image for photo in index.photos)
+        self.room = uploads.Room()
         self._descriptors = uploads.Descriptors()
         # More at a time would not be quicker, but hold more photos and distances in memory.
         self._asking, self._drawing = CapacityLimiter(CORES), CapacityLimiter(CORES)

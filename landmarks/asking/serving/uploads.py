@@ -3,6 +3,8 @@
 import asyncio
 import ctypes
 from collections import OrderedDict
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 import numpy as np
 from fastapi import HTTPException, Request
@@ -13,29 +15,71 @@ from landmarks.photos import images
 
 MAX_BYTES = 20 << 20
 MAX_PIXELS = 50_000_000
+MAX_HELD = 25 * MAX_BYTES
 SECONDS = 60
+TYPES = ("image/", "application/octet-stream", "application/x-www-form-urlencoded")  # the last as curl has it
 REMEMBERED = 256
 
 
-async def receive(request: Request) -> bytes:
-    """The photo that is the body of `request`. Raises `HTTPException` as soon as it is too large."""
-    if request.headers.get("content-type", "").startswith("multipart/"):
+class Room:
+    """The memory that all uploads together may take until they are answered. Belongs to one event loop."""
+
+    def __init__(self) -> None:
+        self._held = 0
+        self._receiving: dict[asyncio.Timeout, None] = {}  # the longest first
+
+    @asynccontextmanager
+    async def receive(self, request: Request) -> AsyncIterator[bytes]:
+        """The photo that is the body of `request`. Raises `HTTPException` as soon as it is too large.
+
+        If there is no room for it, the photo goes that has been arriving for the longest.
+        """
+        _check_type(request.headers.get("content-type", ""))
+        length = request.headers.get("content-length", "")
+        if length.isdecimal() and int(length) > MAX_BYTES:
+            raise _too_large()
+        body = bytearray()
+        try:
+            await self._fill(body, request)
+            yield bytes(body)
+        finally:
+            self._held -= len(body)
+
+    async def _fill(self, body: bytearray, request: Request) -> None:
+        try:
+            async with asyncio.timeout(SECONDS) as limit:
+                self._receiving[limit] = None
+                async for chunk in request.stream():
+                    if len(body) + len(chunk) > MAX_BYTES:
+                        raise _too_large()
+                    body += chunk
+                    self._held += len(chunk)
+                    if self._held > MAX_HELD:
+                        self._make_room()
+        except TimeoutError:
+            if limit.when() == 0:
+                raise HTTPException(503, "The server has no room for more photos; send it again.") from None
+            raise HTTPException(408, f"The photo did not arrive within {SECONDS} seconds.") from None
+        except ClientDisconnect:
+            raise HTTPException(400, "The connection broke off.") from None
+        finally:
+            self._receiving.pop(limit, None)
+
+    def _make_room(self) -> None:
+        limit = next((limit for limit in self._receiving if not limit.expired()), None)
+        if limit:
+            limit.reschedule(0)
+            del self._receiving[limit]
+
+
+def _check_type(kind: str) -> None:
+    """Raise `HTTPException` where the Content-Type says that the body is no photo."""
+    if kind.lower().startswith("multipart/"):
         raise HTTPException(415, "The body must be the photo itself, not a form (curl --data-binary @photo).")
-    length = request.headers.get("content-length", "")
-    if length.isdecimal() and int(length) > MAX_BYTES:
-        raise _too_large()
-    body = bytearray()
-    try:
-        async with asyncio.timeout(SECONDS):
-            async for chunk in request.stream():
-                if len(body) + len(chunk) > MAX_BYTES:
-                    raise _too_large()
-                body += chunk
-    except TimeoutError:
-        raise HTTPException(408, f"The photo did not arrive within {SECONDS} seconds.") from None
-    except ClientDisconnect:
-        raise HTTPException(400, "The connection broke off.") from None
-    return bytes(body)
+    if kind and not kind.lower().startswith(TYPES):
+        raise HTTPException(
+            415, f"The body must be the photo itself, of the type image/* or of none, not {kind[:80]!r}."
+        )
 
 
 def _too_large() -> HTTPException:

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import uvicorn
 import yaml
 from fastapi.testclient import TestClient
 from PIL import Image
@@ -99,16 +98,17 @@ def plain_root(tmp_path_factory):
 
 
 @contextlib.contextmanager
-def served(index):
-    """The address of a running server of `index`."""
-    listening = server.listen("127.0.0.1", 0)
-    app = server.create_app(index)
-    running = uvicorn.Server(uvicorn.Config(app, log_level="warning", ws="none"))
+def served(index, most=None):
+    """The address of a running server of `index`, for `most` connections at a time."""
+    listening = server.listen("127.0.0.1", 0, most)
+    running = server.create_server(index, listening, server.LOOPBACK)
     thread = threading.Thread(target=running.run, kwargs={"sockets": [listening]})
     thread.start()
-    yield f"http://127.0.0.1:{listening.getsockname()[1]}/"
-    running.should_exit = True
-    thread.join()
+    try:
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}/"
+    finally:
+        running.should_exit = True
+        thread.join()
 
 
 @pytest.fixture(scope="session")

@@ -268,8 +268,12 @@ def test_too_many_bytes_are_refused_before_they_are_read(client, monkeypatch):
     assert client.post("/api/answer", content=bytes(3 << 20)).status_code == 422
 
 
-def request_of(receive):
-    return Request({"type": "http", "headers": []}, receive)
+def receive_from(receive):
+    async def run():
+        async with uploads.Room().receive(Request({"type": "http", "headers": []}, receive)):
+            pass
+
+    asyncio.run(run())
 
 
 def test_a_body_without_end_is_refused_when_it_is_too_large(monkeypatch):
@@ -282,7 +286,7 @@ def test_a_body_without_end_is_refused_when_it_is_too_large(monkeypatch):
         return {"type": "http.request", "body": bytes(1 << 20), "more_body": True}
 
     with pytest.raises(HTTPException, match="413"):
-        asyncio.run(uploads.receive(request_of(receive)))
+        receive_from(receive)
     assert received == 4
 
 
@@ -297,7 +301,81 @@ def test_a_body_that_does_not_come_or_breaks_off_is_given_up(monkeypatch):
 
     for receive, status in ((nothing, "408"), (broken, "400")):
         with pytest.raises(HTTPException, match=status):
-            asyncio.run(uploads.receive(request_of(receive)))
+            receive_from(receive)
+
+
+async def stalling(kilobytes):
+    """The messages of a client that sends so much and then no more."""
+    yield {"type": "http.request", "body": bytes(kilobytes << 10), "more_body": True}
+    await asyncio.sleep(60)
+
+
+async def whole(kilobytes):
+    """Those of one that sends all, in two pieces."""
+    for more in (True, False):
+        yield {"type": "http.request", "body": bytes(kilobytes << 9), "more_body": more}
+
+
+def upload_of(messages):
+    return Request({"type": "http", "headers": []}, messages.__anext__)
+
+
+@pytest.mark.parametrize("stalled", [[90], [30, 30, 30], [1] * 90, [60, 30]])
+def test_where_uploads_fill_their_memory_the_longest_under_way_goes(monkeypatch, stalled):
+    monkeypatch.setattr(uploads, "MAX_HELD", 100 << 10)
+    room, outcomes = uploads.Room(), []
+
+    async def upload(name, messages):
+        try:
+            async with room.receive(upload_of(messages)) as photo:
+                outcomes.append((name, len(photo) >> 10))
+        except HTTPException as error:
+            outcomes.append((name, error.status_code))
+
+    async def run():
+        slow = [asyncio.create_task(upload(name, stalling(size))) for name, size in enumerate(stalled)]
+        await asyncio.sleep(0)
+        for _ in range(20):
+            await upload("honest", whole(12))
+            await asyncio.sleep(0.001)
+        for task in slow:
+            task.cancel()
+        await asyncio.gather(*slow, return_exceptions=True)
+
+    asyncio.run(run())
+    assert outcomes.count(("honest", 12)) == 20
+    refused = [outcome for outcome in outcomes if outcome[0] != "honest"]
+    assert refused == [(name, 503) for name in range(len(refused))]  # the first come first
+    assert 1 <= len(refused) <= max(2, len(stalled) // 9)
+
+
+def test_uploads_that_wait_for_their_answers_leave_no_room_to_others(monkeypatch):
+    monkeypatch.setattr(uploads, "MAX_HELD", 100 << 10)
+    room = uploads.Room()
+
+    async def run():
+        async with room.receive(upload_of(whole(60))), room.receive(upload_of(whole(40))):
+            with pytest.raises(HTTPException, match="503: The server has no room for more photos"):
+                async with room.receive(upload_of(stalling(2))):
+                    pass
+        async with room.receive(upload_of(whole(100))):
+            pass
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    ("kind", "status"),
+    [(None, 200), ("image/jpeg", 200), ("IMAGE/PNG", 200), ("image/x-unheard-of", 200),
+     ("application/octet-stream", 200), ("application/x-www-form-urlencoded", 200), ("text/plain", 415),
+     ("text/plain; charset=image/png", 415), ("application/json", 415), ("", 200), ("imagery", 415),
+     ("multipart/form-data; boundary=x", 415), ("Multipart/Mixed", 415), (" text/html", 415)],
+)  # fmt: skip
+def test_a_body_that_says_it_is_no_photo_is_refused(client, kind, status):
+    headers = {} if kind is None else {"Content-Type": kind}
+    answer = client.post("/api/answer", content=plain(11), headers=headers)
+    assert answer.status_code == status
+    assert status == 200 or answer.json()["detail"].startswith("The body must be the photo itself, ")
 
 
 def test_too_many_pixels_are_refused_before_they_are_decoded(client, monkeypatch):

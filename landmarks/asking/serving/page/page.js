@@ -6,6 +6,7 @@ import { showEvaluation } from "./evaluation.js";
 
 const PAGE = 24; // photos of the index at a time
 const RESULTS = [12, 48, 200];
+const UNTYPED = { "Content-Type": "application/octet-stream" }; // the server tells by the content better what a file is
 const LONG = 40; // characters of a landmark, beyond which it is no headline
 
 const byId = (id) => document.getElementById(id);
@@ -107,7 +108,7 @@ async function showQuery(view, id, params, signal) {
   let answer;
   try {
     answer = source.file
-      ? await ask(`/api/answer?${search}`, { method: "POST", body: source.file, signal })
+      ? await ask(`/api/answer?${search}`, { method: "POST", headers: UNTYPED, body: source.file, signal })
       : await ask(`${source.base}/answer?${search}`, { signal });
   } catch (error) {
     if (error.name !== "AbortError") {
