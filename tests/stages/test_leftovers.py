@@ -24,7 +24,6 @@ import sys, time
 from contextlib import ExitStack
 from pathlib import Path
 from landmarks import files, hdf5
-from landmarks.photos import fetching
 
 with ExitStack() as stack:
     for name in ("data/catalog.csv", "data/splits/test.csv", "models/model.safetensors",
@@ -32,7 +31,7 @@ with ExitStack() as stack:
         stack.enter_context(files.replacing(Path(name))).write_bytes(bytes(100))
     for name in ("features/index.h5", "rankings/retrieved.h5"):
         stack.enter_context(hdf5.writing(Path(name), "test"))
-    (stack.enter_context(fetching._filling(Path("data/mine/images"))) / "castle").mkdir()
+    (stack.enter_context(files.filling(Path("data/mine/images"))) / "castle").mkdir()
     print(flush=True)
     time.sleep(60)
 """

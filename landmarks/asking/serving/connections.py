@@ -24,8 +24,10 @@ from landmarks.asking.serving import uploads
 from landmarks.asking.serving.guard import HEADERS
 from landmarks.cores import CORES
 
-if sys.platform != "win32":
+try:
     import resource
+except ImportError:  # Windows, which has no such limit on sockets
+    resource = None  # type: ignore[assignment]
 
 PLACES = 1000
 """Connections at a time, where as many files may be open."""
@@ -46,17 +48,17 @@ def places() -> int:
 
     The limit on open files is raised to what `PLACES` take, where the system lets it be.
     """
-    if sys.platform != "win32":  # which has no such limit on sockets
-        taken = RESERVE + len(list(Path("/dev/fd").iterdir()))
-        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-        allowed, most = (math.inf if limit == resource.RLIM_INFINITY else limit for limit in (soft, hard))
-        if allowed < taken + PLACES:
-            raised = int(min(taken + PLACES, most))
-            with suppress(ValueError, OSError):
-                resource.setrlimit(resource.RLIMIT_NOFILE, (raised, hard))
-                allowed = raised
-        return int(max(8, min(PLACES, allowed - taken)))
-    return PLACES
+    if sys.platform == "win32" or resource is None:
+        return PLACES
+    taken = RESERVE + len(list(Path("/dev/fd").iterdir()))
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    allowed, most = (math.inf if limit == resource.RLIM_INFINITY else limit for limit in (soft, hard))
+    if allowed < taken + PLACES:
+        raised = int(min(taken + PLACES, most))
+        with suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (raised, hard))
+            allowed = raised
+    return int(max(8, min(PLACES, allowed - taken)))
 
 
 def refusal(status: int, reason: str) -> bytes:
