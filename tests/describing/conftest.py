@@ -8,8 +8,8 @@ from landmarks.describing import trunks
 SIZE = 32
 
 
-def pretrained(backbone="resnet18", weights="random", size=SIZE, seed=0):
-    return trunks.pretrained(backbone, str(weights), size, "avgpool", seed)
+def pretrained(backbone="resnet18", weights="random", size=SIZE, seed=0, **settings):
+    return trunks.pretrained(backbone, str(weights), size, "avgpool", seed, **settings)
 
 
 @pytest.fixture(scope="module")

@@ -94,6 +94,26 @@ def test_other_networks_of_timm_are_known_by_name(photos):
     assert trunk.options.mean == (0.485, 0.456, 0.406)
 
 
+@pytest.mark.parametrize("backbone", ["test_vit", "test_nfnet", "test_efficientnet"])
+def test_a_network_of_timm_is_shown_photos_by_its_own_mean_and_deviation(backbone, photos):
+    trunk = pretrained(backbone, size=160)
+    published = trunk.net.pretrained_cfg
+    with torch.no_grad():
+        pooled = trunk.net(prepared(photos, published["mean"], published["std"], 160))
+    check_descriptors(describe(trunk, photos), pooled)
+
+
+@pytest.mark.parametrize("backbone", ["test_vit", "test_efficientnet"])
+def test_what_is_padded_has_the_colour_that_is_nothing_to_the_network(backbone, make_photo, tmp_path):
+    trunk = pretrained(backbone, size=160, resize="pad")
+    photo = make_photo(tmp_path / "wide.png", size=(160, 80), format="PNG")
+    colour = tuple(round(255 * value) for value in trunk.net.pretrained_cfg["mean"])
+    padded = Image.new("RGB", (160, 160), colour)
+    padded.paste(Image.open(photo), (0, 40))
+    padded.save(tmp_path / "padded.png")
+    assert_allclose(describe(trunk, [photo]), describe(trunk, [tmp_path / "padded.png"]), atol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("normalization", "expected"),
     [

@@ -125,3 +125,16 @@ def test_a_model_is_whitened_by_the_photos_it_is_given():
         assert_allclose(np.concatenate(list(model.describe(paths, 7))), expected.apply(GROUPED), atol=1e-5)
     with pytest.raises(InputError, match=r"extract\.dimensions: 4 are too many to whiten with 3 train"):
         describers.whitened(Table(), PHOTOS[:3], "pca", 4, 1.0)
+
+
+@pytest.mark.parametrize("how", ["pca", "learned"])
+@pytest.mark.parametrize("blank", [[0], [59], [3, 4, 5], list(range(0, 60, 4))])
+def test_photos_of_which_nothing_is_described_teach_nothing(monkeypatch, how, blank):
+    """As VLAD finds no keypoints in a blank photo."""
+    vectors = GROUPED.copy()
+    vectors[blank] = 0
+    monkeypatch.setitem(globals(), "GROUPED", vectors)
+    kept = [photo for row, photo in enumerate(PHOTOS) if row not in blank]
+    with_blank, without = (describers.whitened(Table(), photos, how, 3, 1.0) for photos in (PHOTOS, kept))
+    assert_allclose(with_blank.whitening.mean, without.whitening.mean, atol=1e-6)
+    assert_allclose(with_blank.whitening.projection, without.whitening.projection, atol=1e-6)

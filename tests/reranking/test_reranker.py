@@ -17,7 +17,7 @@ from landmarks.errors import InputError
 from landmarks.photos.catalog import Photo
 from landmarks.photos.images import Crop
 from landmarks.reranking._descriptors import norm_of
-from landmarks.reranking.reranker import Reranker
+from landmarks.reranking.reranker import Index, Queries, Reranker
 from landmarks.searching import rankings
 from landmarks.searching.features import Store
 from landmarks.searching.rankings import Block
@@ -302,3 +302,33 @@ def test_geometric_puts_the_verified_first_and_only_they_expand_the_query(tmp_pa
     # Only what was verified is averaged with the query: (0 + 6) / 2.
     after, _ = Reranker("geometric+aqe", index, "L1", OPTIONS).rerank([query], descriptors, block)
     assert (after.rows.tolist(), after.distances.tolist()) == ([[1, 0, 2]], [[1, 2, 3]])
+
+
+def test_of_a_query_that_is_part_of_a_photo_that_part_is_matched(tmp_path):
+    """The left half shows what one photo of the index shows, the right half what the other one does."""
+    rng = np.random.default_rng(0)
+    halves = [
+        Image.fromarray(rng.integers(0, 256, (20, 20), dtype=np.uint8)).resize((240, 240)) for _ in range(2)
+    ]
+    both = Image.new("L", (480, 240))
+    for row, half in enumerate(halves):
+        half.rotate(8).save(tmp_path / f"{row}.png")
+        both.paste(half, (240 * row, 0))
+    both.save(tmp_path / "query.png")
+    index = store([[1], [2]])._replace(photos=[Photo(f"{row}.png", "a") for row in range(2)])
+    block = Block(np.array([[0, 1]], np.int32), np.array([[1, 2]], np.float32))
+    reranker = Reranker("geometric", index, "L1", OPTIONS, root=tmp_path)
+    for row in range(2):
+        query = Crop(Path("query.png"), (240.0 * row, 0.0, 240.0 * (row + 1), 240.0))
+        after, _ = reranker.rerank([query], np.zeros((1, 1), np.float32), block)
+        assert after.rows.tolist() == [[row, 1 - row]]
+
+
+def test_what_was_verified_is_forgotten_where_the_index_is_searched_anew():
+    """By place: after a search, other photos stand there."""
+    index = Index(store([[1], [2], [6]]), "L1", Path(), keep_own=False, memory=1 << 20)
+    block = Block(np.array([[2, 0, 1]], np.int32), np.array([[1, 2, 6]], np.float32))
+    queries = Queries(ANYWHERE, np.array([[5]], np.float32), block, np.array([[True, False, False]]))
+    found = index.search(queries)
+    assert found.ranking.rows.tolist() == [[2, 1, 0]]
+    assert found.verified is None

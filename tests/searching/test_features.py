@@ -182,12 +182,22 @@ def replace_photo(photos):
     return {}
 
 
+def edit_photo(photos):
+    """As a program that turns a pixel black: the size stays, the time does not."""
+    path = Path(photos[1].image_path)
+    before = path.stat()
+    path.write_bytes(b"\0" + path.read_bytes()[1:])
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns + 1000))
+    return {}
+
+
 changes = {
     "model": lambda photos: {"attributes": {**ATTRIBUTES, "model_sha256": "34cd"}},
     "attribute": lambda photos: {"attributes": {**ATTRIBUTES, "image_size": 112}},
     "new attribute": lambda photos: {"attributes": {**ATTRIBUTES, "more": 1}},
     "batch size": lambda photos: {"batch_size": 2},
     "bytes of a photo": replace_photo,
+    "a byte of a photo": edit_photo,
     "order": lambda photos: {"photos": photos[::-1]},
     "fewer photos": lambda photos: {"photos": photos[:-1]},
     "box": lambda photos: {"photos": [photos[0]._replace(box=(0.0, 0.0, 9.0, 9.0)), *photos[1:]]},
