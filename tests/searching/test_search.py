@@ -1,6 +1,8 @@
 import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 from itertools import product
+from threading import Barrier, local
+from time import sleep
 
 import h5py
 import numpy as np
@@ -11,7 +13,7 @@ from hypothesis.extra.numpy import arrays
 from scipy.spatial.distance import cdist
 
 from landmarks.errors import InputError
-from landmarks.searching import search
+from landmarks.searching import _kernels, search
 
 METRICS = {"L1": "cityblock", "L2": "euclidean", "L3": "cosine"}
 distances_by_name = pytest.mark.parametrize("distance", METRICS)
@@ -134,25 +136,58 @@ def test_pieces_of_any_size_and_blocks_of_an_hdf5_dataset_give_the_same(tmp_path
 
 @distances_by_name
 def test_memory_does_not_grow_with_the_index(tmp_path, distance, monkeypatch):
-    queries, memory = np.ones((4, 64), np.float32), 1 << 20
+    queries, memory = np.ones((4, 64), np.float32), 1 << 19
     monkeypatch.setattr(search, "CORES", 2)
     search.top_k(queries, queries, distance, 1)  # what is compiled or loaded once is not measured
+    distances = _kernels.distances
+    # Arrays alone, for what else this process allocates meanwhile is not of the search.
+    arrays_alone = tracemalloc.DomainFilter(True, np.lib.tracemalloc_domain)
 
-    def peak(size):
-        with h5py.File(tmp_path / f"{size}.h5", "w") as file:
+    def most_held(size, threads):
+        held, first, all_have_a_piece = [], local(), Barrier(threads)
+
+        def compare(*arguments):
+            distances(*arguments)
+            if not hasattr(first, "over"):
+                first.over = True
+                all_have_a_piece.wait(timeout=60)
+            traces = tracemalloc.take_snapshot().filter_traces([arrays_alone]).traces
+            held.append(sum(trace.size for trace in traces))
+
+        with monkeypatch.context() as patch, h5py.File(tmp_path / f"{size}.h5", "w") as file:
+            patch.setattr(_kernels, "distances", compare)
+            patch.setattr(search, "ThreadPoolExecutor", lambda _: ThreadPoolExecutor(threads))
             index = file.create_dataset("features", (size, 64), np.float32, chunks=(512, 64))
             index[:] = np.random.default_rng(0).random((size, 64), dtype=np.float32)
             tracemalloc.start()
             try:
                 search.top_k(queries, index, distance, 10, memory=memory)
-                return tracemalloc.get_traced_memory()[1]
             finally:
                 tracemalloc.stop()
+        return max(held)
 
-    assert peak(20_000) < memory < 20_000 * 64 * 4
-    # Of several threads it would be chance how many have a piece at the same time.
-    monkeypatch.setattr(search, "ThreadPoolExecutor", lambda _: ThreadPoolExecutor(1))
-    assert peak(20_000) - peak(5_000) < 0.02 * 15_000 * 64 * 4
+    besides = 4 * queries.nbytes
+    assert memory / 2 < most_held(20_000, 3) < memory + besides < 20_000 * 64 * 4
+    assert most_held(20_000, 1) - most_held(5_000, 1) < 0.02 * 15_000 * 64 * 4
+
+
+@distances_by_name
+def test_what_threads_find_at_the_same_time_is_all_kept(distance, monkeypatch):
+    rng = np.random.default_rng(0)
+    queries, index = rng.random((5, 8), np.float32), rng.random((400, 8), np.float32)
+    expected = search.top_k(queries, index, distance, 9)
+    keep = _kernels.keep_nearest
+
+    def keep_slowly(found, first, nearest):
+        before = nearest.copy()
+        sleep(0.001)
+        keep(found, first, before)
+        nearest[:] = before
+
+    monkeypatch.setattr(_kernels, "keep_nearest", keep_slowly)
+    monkeypatch.setattr(search, "CORES", 4)
+    monkeypatch.setattr(search, "PIECE", 16)
+    np.testing.assert_array_equal(search.top_k(queries, index, distance, 9), expected)
 
 
 @distances_by_name
