@@ -1,6 +1,7 @@
 """Which checkpoints a training goes on from, in folders that hold what several runs have left."""
 
 import os
+import pickle
 import random
 import re
 import shutil
@@ -199,6 +200,31 @@ def test_a_checkpoint_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatc
         )
         assert synced.pop() == (path.stat().st_size, False)
     assert not synced
+
+
+class Trap:
+    """What a pickle may do when it is loaded: here, make a file."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+@pytest.mark.parametrize("field", ["net", "optimizer", "history", "best", "classes"])
+@pytest.mark.parametrize("name", [LAST, BEST])
+def test_a_checkpoint_that_would_run_something_is_left_alone(tmp_path, caplog, left, name, field):
+    folder = shutil.copytree(left["here", RUN, 5], tmp_path / RUN)
+    sprung = tmp_path / "sprung"
+    state = torch.load(folder / name, weights_only=True)
+    for save in (torch.save, lambda content, path: path.write_bytes(pickle.dumps(content, 2))):
+        save(state | {field: Trap(sprung)}, folder / name)
+        caplog.clear()
+        found = checkpoints.newest(folder, keep_best=False)
+        assert found.path.name == {LAST: BEST, BEST: LAST}[name]
+        assert f"{folder / name}: broken " in caplog.text
+        assert not sprung.exists()
 
 
 @pytest.fixture
