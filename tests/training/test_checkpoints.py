@@ -59,9 +59,11 @@ class Trainings:
                 model.head.bias += made[0]
         return made
 
-    def resumed(self, folder: Path, keep: str = "best", machine: str = "here") -> loop.Training:
+    def resumed(
+        self, folder: Path, keep: str = "best", machine: str = "here", every: int = 5
+    ) -> loop.Training:
         self.machine = machine
-        recipe = RECIPE.model_copy(update={"keep": keep})
+        recipe = RECIPE.model_copy(update={"keep": keep, "checkpoint_every": every})
         course = loop.Training(self.trunk, PHOTOS, PHOTOS, recipe, 0, folder)
         torch.nn.init.zeros_(course.net.head.bias)
         course.resume()
@@ -186,6 +188,13 @@ def test_killed_after_any_epoch_it_goes_on_from_the_newest_and_nothing_is_said(
         course = trainings.resumed(folder)
         assert len(course.history) == max(found[1] for name in (LAST, BEST) if (found := held(folder / name)))
     assert caplog.text == ""
+
+
+@pytest.mark.parametrize("every", [1, 4, 5, 7, 50])
+def test_the_last_checkpoint_is_of_every_so_many_epochs_and_of_the_end(trainings, tmp_path, every):
+    for epoch in trainings.resumed(tmp_path / RUN, every=every).epochs():
+        saved = EPOCHS if epoch.epoch == EPOCHS else epoch.epoch // every * every
+        assert held(tmp_path / RUN / LAST) == (("here", saved) if saved else None)
 
 
 def test_a_checkpoint_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
