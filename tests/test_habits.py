@@ -1,5 +1,6 @@
 """What keeps the repository in order says the same everywhere: checks, hooks, versions, spelling."""
 
+import ast
 import re
 import subprocess
 import sys
@@ -109,3 +110,26 @@ def test_git_ignores_what_is_made_and_keeps_what_is_not():
     command = ["git", "check-ignore", "--no-index", *made, *kept]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.stdout.splitlines() == made
+
+
+def test_no_file_is_unpickled_that_may_run_something():
+    """Torch reads weights-only, NumPy no objects, and pickles are read by a subclass that finds no class."""
+    seen, loads = set(), 0
+    for path in [path for room in ("landmarks", "stages") for path in (ROOT / room).rglob("*.py")]:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import | ast.ImportFrom):
+                names = {f"{getattr(node, 'module', '')}.{alias.name}".strip(".") for alias in node.names}
+                seen |= {
+                    (path.stem, name) for name in names if re.match("pickle|dill|joblib|shelve|mars", name)
+                }
+            elif isinstance(node, ast.Call):
+                called = ast.unparse(node.func)
+                given = {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
+                assert not called.startswith("pickle."), path
+                assert given.get("allow_pickle", "False") == "False", path
+                if called == "torch.load":
+                    assert given["weights_only"] == "True", path
+                    loads += 1
+    allowed = {("checkpoints", "pickle.UnpicklingError"), ("weights", "pickle.UnpicklingError")}
+    assert seen == allowed | {("ground_truth", "pickle")}
+    assert loads > 1

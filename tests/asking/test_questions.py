@@ -6,6 +6,8 @@ import sys
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Barrier
+from time import sleep
 
 import numpy as np
 import pytest
@@ -14,6 +16,7 @@ from hypothesis import strategies as st
 
 from landmarks import params
 from landmarks.asking.questions import FEATURES, MODEL, Index
+from landmarks.describing import describers
 from landmarks.errors import InputError
 from landmarks.photos.catalog import Photo
 
@@ -128,6 +131,40 @@ def test_many_threads_get_each_their_own_answer(built):
     with ThreadPoolExecutor(10) as pool:
         for row, answer in zip(rows, pool.map(ask, rows), strict=True):
             assert answer == expected[row]
+
+
+def test_the_model_is_read_once_and_describes_for_one_thread_at_a_time(monkeypatch):
+    class Alone:
+        busy = False
+
+        def describe(self, photos, batch_size):
+            for photo in photos:
+                assert not self.busy
+                self.busy = True
+                sleep(0.002)
+                yield np.full((1, 2), int(photo), np.float32)
+                self.busy = False
+
+    models = []
+
+    def read(path, **execution):
+        models.append(Alone())
+        sleep(0.02)
+        return models[-1]
+
+    monkeypatch.setattr(describers, "read", read)
+    index = index_of([[0, 0]], "A")
+    photos = [[b"%d" % (3 * thread + number) for number in range(3)] for thread in range(8)]
+    together = Barrier(len(photos))
+
+    def describe(own):
+        together.wait()
+        return index.describe(own)
+
+    with ThreadPoolExecutor(len(photos)) as pool:
+        for own, found in zip(photos, pool.map(describe, photos), strict=True):
+            assert found.tolist() == [[int(photo)] * 2 for photo in own]
+    assert len(models) == 1
 
 
 def test_the_built_index_knows_its_landmarks(built):

@@ -1,4 +1,6 @@
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Event
 
 import cv2
 import numpy as np
@@ -170,6 +172,27 @@ def test_opencv_gets_its_threads_back():
     with geometric.one_thread_each():
         assert cv2.getNumThreads() == 1
     assert cv2.getNumThreads() == before
+
+
+def test_opencv_gets_its_threads_back_from_two_that_come_at_the_same_time():
+    before, inside, first_left = cv2.getNumThreads(), Event(), Event()
+
+    def second():
+        with geometric.one_thread_each():
+            inside.set()
+            first_left.wait(timeout=60)
+
+    cv2.setNumThreads(3)
+    try:
+        with ThreadPoolExecutor(1) as pool:
+            with geometric.one_thread_each():
+                waiting = pool.submit(second)
+                inside.wait(timeout=0.1)  # which it is not, or it would take 1 for what was before
+            first_left.set()
+            waiting.result()
+        assert cv2.getNumThreads() == 3
+    finally:
+        cv2.setNumThreads(before)
 
 
 @pytest.mark.parametrize("options", [SIFT, ORB])

@@ -1,4 +1,5 @@
 from itertools import product
+from time import sleep
 
 import h5py
 import numpy as np
@@ -9,7 +10,7 @@ from hypothesis.extra.numpy import arrays
 from scipy.spatial.distance import cdist
 
 from landmarks.errors import InputError
-from landmarks.searching import search
+from landmarks.searching import _kernels, search
 
 METRICS = {"L1": "cityblock", "L2": "euclidean", "L3": "cosine"}
 distances_by_name = pytest.mark.parametrize("distance", METRICS)
@@ -142,6 +143,25 @@ def test_memory_does_not_grow_with_the_index(tmp_path, distance, monkeypatch, pe
         bound = memory + 200_000
         peak = peak_memory(lambda: search.top_k(queries, index, distance, 10, memory=memory), bound)
         assert peak <= bound < size * 64 * 4
+
+
+@distances_by_name
+def test_what_threads_find_at_the_same_time_is_all_kept(distance, monkeypatch):
+    rng = np.random.default_rng(0)
+    queries, index = rng.random((5, 8), np.float32), rng.random((400, 8), np.float32)
+    expected = search.top_k(queries, index, distance, 9)
+    keep = _kernels.keep_nearest
+
+    def keep_slowly(found, first, nearest):
+        before = nearest.copy()
+        sleep(0.001)
+        keep(found, first, before)
+        nearest[:] = before
+
+    monkeypatch.setattr(_kernels, "keep_nearest", keep_slowly)
+    monkeypatch.setattr(search, "CORES", 4)
+    monkeypatch.setattr(search, "PIECE", 16)
+    np.testing.assert_array_equal(search.top_k(queries, index, distance, 9), expected)
 
 
 @distances_by_name

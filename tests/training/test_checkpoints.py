@@ -1,6 +1,7 @@
 """Which checkpoints a training goes on from, in folders that hold what several runs have left."""
 
 import os
+import pickle
 import random
 import re
 import shutil
@@ -58,9 +59,11 @@ class Trainings:
                 model.head.bias += made[0]
         return made
 
-    def resumed(self, folder: Path, keep: str = "best", machine: str = "here") -> loop.Training:
+    def resumed(
+        self, folder: Path, keep: str = "best", machine: str = "here", every: int = 5
+    ) -> loop.Training:
         self.machine = machine
-        recipe = RECIPE.model_copy(update={"keep": keep})
+        recipe = RECIPE.model_copy(update={"keep": keep, "checkpoint_every": every})
         course = loop.Training(self.trunk, PHOTOS, PHOTOS, recipe, 0, folder)
         torch.nn.init.zeros_(course.net.head.bias)
         course.resume()
@@ -187,6 +190,13 @@ def test_killed_after_any_epoch_it_goes_on_from_the_newest_and_nothing_is_said(
     assert caplog.text == ""
 
 
+@pytest.mark.parametrize("every", [1, 4, 5, 7, 50])
+def test_the_last_checkpoint_is_of_every_so_many_epochs_and_of_the_end(trainings, tmp_path, every):
+    for epoch in trainings.resumed(tmp_path / RUN, every=every).epochs():
+        saved = EPOCHS if epoch.epoch == EPOCHS else epoch.epoch // every * every
+        assert held(tmp_path / RUN / LAST) == (("here", saved) if saved else None)
+
+
 def test_a_checkpoint_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
     synced = []
     monkeypatch.setattr(
@@ -199,6 +209,31 @@ def test_a_checkpoint_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatc
         )
         assert synced.pop() == (path.stat().st_size, False)
     assert not synced
+
+
+class Trap:
+    """What a pickle may do when it is loaded: here, make a file."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+@pytest.mark.parametrize("field", ["net", "optimizer", "history", "best", "classes"])
+@pytest.mark.parametrize("name", [LAST, BEST])
+def test_a_checkpoint_that_would_run_something_is_left_alone(tmp_path, caplog, left, name, field):
+    folder = shutil.copytree(left["here", RUN, 5], tmp_path / RUN)
+    sprung = tmp_path / "sprung"
+    state = torch.load(folder / name, weights_only=True)
+    for save in (torch.save, lambda content, path: path.write_bytes(pickle.dumps(content, 2))):
+        save(state | {field: Trap(sprung)}, folder / name)
+        caplog.clear()
+        found = checkpoints.newest(folder, keep_best=False)
+        assert found.path.name == {LAST: BEST, BEST: LAST}[name]
+        assert f"{folder / name}: broken " in caplog.text
+        assert not sprung.exists()
 
 
 @pytest.fixture

@@ -9,7 +9,8 @@ from landmarks.files import sha256
 from landmarks.photos.catalog import Photo
 from landmarks.training import checkpoints
 
-from .conftest import course, recipe, tensors
+from ..test_ranges import RANGES
+from .conftest import RECIPE, course, recipe, tensors
 
 
 @pytest.mark.parametrize(
@@ -102,3 +103,34 @@ def test_another_setting_never_resumes(
         monkeypatch.setattr(checkpoints, "sha256", lambda path: "2" if path.stem == change else sha256(path))
     changes = {"lr": {"lr": 0.123}, "sampling": {"sampling": "class_balanced"}}.get(change, {})
     assert name(**changes) != first
+
+
+SAME = {
+    "checkpoint_every": "the weights are the same however often they are saved",
+    "print_freq": "what is shown",
+    "workers": "the weights are the same whoever decodes",
+    "scales": "how the trained network describes",
+    "flip": "how the trained network describes",
+    "normalization": "how the trained network describes",
+}
+"""Why the weights are those of another value of a parameter."""
+MORE = {"miner": ["batch_hard"], "learn_gem_p": [True]}
+"""Allowed with other parameters, so not in their ranges."""
+OF_TRAINING = [name.removeprefix("finetuned.") for name in RANGES if name.startswith("finetuned.")]
+
+
+@pytest.mark.parametrize("name", OF_TRAINING)
+def test_each_value_of_each_parameter_is_another_run_or_there_is_a_reason(name: str):
+    values = [*RANGES[f"finetuned.{name}"][0], *MORE.get(name, [])]
+    runs = set()
+    for value in values:
+        changed = {name.rpartition(".")[2]: tuple(value) if isinstance(value, list) else value}
+        of_crops = name.startswith("augment.")
+        plan = recipe(augment=RECIPE.augment.model_copy(update=changed)) if of_crops else recipe(**changed)
+        runs.add(checkpoints.identity([], [], plan.shaping(), "random"))
+    assert len(values) > 1
+    assert len(runs) == (1 if name in SAME else len(values))
+
+
+def test_the_reasons_are_of_parameters_that_there_are():
+    assert set(OF_TRAINING) > set(SAME)

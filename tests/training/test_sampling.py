@@ -159,3 +159,71 @@ def test_an_epoch_of_groups_has_photos_of_every_landmark(photos: list[Photo], tm
     list(made.epochs())
     lengths = np.linalg.norm(made.net.head.weight.detach().numpy(), axis=1)
     np.testing.assert_allclose(lengths, 1, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"per_class": 2, "batch_size": 4}, {"sampling": "class_balanced"}],
+    ids=str,
+)
+def test_each_epoch_and_seed_has_another_order_and_other_crops_but_validates_on_the_same(
+    photos: list[Photo], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, object]
+):
+    trained: list[tuple[list[int], list[bytes]]] = []
+    validated = []
+
+    def look(model, loader, options, name, recipe, optimizer=None):
+        rows = [row for _, row in loader.sampler]
+        seen = [photo.numpy().tobytes() for batch, _ in loader for photo in batch]
+        (trained if optimizer else validated).append((rows[: len(seen)], seen))
+        return 1.0, 0.5, 1.0
+
+    monkeypatch.setattr(loop, "one_pass", look)
+    for seed in (0, 1):
+        made = loop.Training(trunk(), photos, photos[:4], recipe(**changes), seed, tmp_path / str(seed))
+        list(made.epochs())
+    orders, _ = zip(*trained, strict=True)
+    assert len({tuple(rows) for rows in orders}) == len(trained) == 6
+    for row in range(16):
+        crops = [dict(zip(rows, seen, strict=True)).get(row) for rows, seen in trained]
+        there = [crop for crop in crops if crop]
+        assert len(set(there)) == len(there) >= 4
+    assert validated == validated[:1] * 6
+    assert len(validated[0][0]) == 4
+
+
+@pytest.mark.parametrize(
+    ("count", "size", "per_class"),
+    [
+        *[(9, 8, None), (8, 8, None), (5, 8, None), (2, 8, None), (3, 2, None), (16, 5, None), (13, 4, None)],
+        *[(9, 8, 2), (5, 8, 2), (3, 2, 2), (13, 4, 2), (13, 8, 4)],
+    ],
+)
+def test_no_batch_of_training_is_one_photo_and_validation_has_them_all(
+    photos: list[Photo], tmp_path: Path, count: int, size: int, per_class: int | None
+):
+    plan = recipe(batch_size=size, per_class=per_class)
+    made = loop.Training(trunk(), photos[:count], photos[:count], plan, 0, tmp_path)
+    sizes = [len(batch) for batch in made.train_loader.batch_sampler]
+    assert sizes
+    assert min(sizes) >= 2
+    assert max(sizes) <= size
+    assert sum(sizes) > count - size
+    assert sum(len(batch) for batch in made.val_loader.batch_sampler) == count
+
+
+@pytest.mark.parametrize("val", ["c", "bd", "dca", "xcbxa"])
+def test_a_label_means_the_same_landmark_in_validation_as_in_training(
+    photos: list[Photo], tmp_path: Path, val: str
+):
+    of_train = [photo._replace(class_image="badc"[number % 4]) for number, photo in enumerate(photos)]
+    of_val = [photo._replace(class_image=name) for photo, name in zip(photos, val, strict=False)]
+    made = loop.Training(trunk(), of_train, of_val, recipe(), 0, tmp_path)
+    for loader, expected in ((made.train_loader, of_train), (made.val_loader, of_val)):
+        names = {(photo.image_path, photo.class_image) for photo in expected if photo.class_image != "x"}
+        data = loader.dataset
+        labelled = {
+            (photo.image_path, made.classes[label])
+            for photo, label in zip(data.photos, data.labels, strict=True)
+        }
+        assert labelled == names

@@ -6,6 +6,7 @@ import shutil
 import socket
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
 from importlib import resources
 from pathlib import Path
 
@@ -102,6 +103,38 @@ def test_a_photo_that_was_uploaded_before_is_not_described_again(plain_root, mon
     for red in (11, 12, 11):
         client.post("/api/answer", content=plain(red), params={"distance": "L2"})
     assert described == [plain(11), plain(12)]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_photos_that_were_asked_for_last_are_remembered_and_no_others(plain_root, monkeypatch, seed):
+    monkeypatch.setattr(uploads, "REMEMBERED", 4)
+    index = open_index(plain_root)
+    client = client_of(index)
+    described, expected = [], []
+    describe = index.describe
+    monkeypatch.setattr(index, "describe", lambda photos: described.extend(photos) or describe(photos))
+    remembered = lru_cache(maxsize=4)(expected.append)
+    photos = [plain(red) for red in range(10, 17)]
+    for number in np.random.default_rng(seed).integers(0, len(photos), 40):
+        assert client.post("/api/answer", content=photos[number]).status_code == 200
+        remembered(photos[number])
+    assert described == expected
+
+
+@pytest.mark.parametrize(
+    "part", [slice(0, 10), slice(10, 20), slice(20, 30)], ids=["first", "middle", "last"]
+)
+def test_photos_that_differ_in_some_bytes_alone_are_not_taken_for_each_other(client, part):
+    for red in (13, 28, 40, 13):
+        pixels = np.full((30, 40, 3), (10, 100, 100), np.uint8)
+        pixels[part, :, 0] = red
+        with io.BytesIO() as file:
+            Image.fromarray(pixels).save(file, "BMP")
+            answer = client.post("/api/answer", content=file.getvalue(), params={"distance": "L1", "top": 5})
+        mean = (10 + 10 + red) / 3
+        assert [one["distance"] for one in answer.json()["results"]] == pytest.approx(
+            sorted(abs(mean - other) for other in (10, 12, 14, 20, 40)), rel=1e-5
+        )
 
 
 def test_a_photo_of_the_index_is_not_its_own_result(client):
