@@ -4,6 +4,10 @@ import re
 import signal
 import subprocess
 import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from unittest import mock
 
@@ -140,6 +144,31 @@ def test_what_a_killed_run_left_is_put_in_order_by_the_next_even_if_that_fails(
     fill(folder, "new")
     assert contents(folder) == {f"below/new{place}.txt": "new" for place in range(3)}
     assert list(tmp_path.iterdir()) == [tmp_path / folder]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no locks")
+@pytest.mark.parametrize("kind", ["file", "folder", "file that fails", "folder that fails"])
+def test_who_makes_what_another_is_making_waits_for_it(tmp_path, caplog, kind):
+    path, starting, seen = tmp_path / "out", threading.Barrier(3), []
+
+    def make(name):
+        starting.wait()
+        with suppress(ZeroDivisionError), (filling if "folder" in kind else replacing)(path) as new:
+            file = new / "a" if "folder" in kind else new
+            for _ in range(20):
+                with file.open("a") as opened:
+                    opened.write(name)
+                time.sleep(0.001)
+            seen.append(file.read_text())
+            if name == "1" and "fails" in kind:
+                raise ZeroDivisionError
+
+    with ThreadPoolExecutor(3) as pool:
+        list(pool.map(make, "123"))
+    assert sorted(seen) == ["1" * 20, "2" * 20, "3" * 20]
+    assert (path / "a" if "folder" in kind else path).read_text() in seen
+    assert list(tmp_path.iterdir()) == [path]
+    assert "out.tmp: waiting for another process to finish it" in caplog.text
 
 
 @pytest.mark.parametrize(
