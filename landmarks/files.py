@@ -196,10 +196,10 @@ def unreadable(path: Path, error: OSError) -> InputError:
 def damaged(path: Path, what: str = "damaged", *others: Path) -> DamagedError:
     """What to tell of `path`, an output of a stage that is not as the stage wrote it, or one of `others`.
 
-    DVC's cache may hold the same bytes as a hard link, and put them back.
+    DVC's cache may hold the same bytes, by a hard link or a symbolic one, and put them back.
     """
     names = [shlex.quote(each.as_posix()) for each in (path, *others)]
-    found = "".join(f"find .dvc/cache -samefile {name} -delete; " for name in names)
+    found = "".join(f"find -L .dvc/cache -samefile {name} -exec rm -f {{}} +; " for name in names)
     return DamagedError(f"{path}: {what}; to make it anew, run: {found}rm -f {' '.join(names)}; dvc repro")
 
 

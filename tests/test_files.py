@@ -16,7 +16,7 @@ import pytest
 from landmarks import errors
 from landmarks.asking import cli
 from landmarks.errors import InputError
-from landmarks.files import filling, replacing, sha256
+from landmarks.files import damaged, filling, replacing, sha256
 from landmarks.photos import catalog
 
 
@@ -283,3 +283,24 @@ def test_an_interrupted_stage_exits_with_130(capsys):
         errors.run(main)
     assert caught.value.code == 130
     assert capsys.readouterr().err == "interrupted\n"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs find and a shell")
+@pytest.mark.parametrize("elsewhere", [False, True], ids=["", "a cache that is a link"])
+@pytest.mark.parametrize("link", ["hardlink_to", "symlink_to", "write_bytes"])
+@pytest.mark.parametrize("name", ["index.h5", "it's mine.h5", "故宫 1.csv"])
+def test_the_commands_that_heal_remove_the_file_and_what_the_cache_has_of_it(tmp_path, elsewhere, link, name):
+    cache, path = tmp_path / ".dvc/cache", tmp_path / name
+    cache.parent.mkdir()
+    if elsewhere:
+        (tmp_path / "disk").mkdir()
+        cache.symlink_to(tmp_path / "disk")
+    for below in ("12/34", "12/56"):
+        (cache / below).parent.mkdir(parents=True, exist_ok=True)
+        (cache / below).write_bytes(b"damaged")
+    getattr(path, link)(b"damaged" if link == "write_bytes" else cache / "12/34")
+    commands = str(damaged(Path(name))).partition("run: ")[2].removesuffix("dvc repro")
+    subprocess.run(commands, shell=True, cwd=tmp_path, check=True)
+    assert not os.path.lexists(path)
+    left = {file.name for file in (cache / "12").iterdir()}
+    assert left == ({"34", "56"} if link == "write_bytes" else {"56"})
