@@ -2,6 +2,7 @@
 
 import errno
 import hashlib
+import logging
 import os
 import shlex
 import shutil
@@ -23,6 +24,8 @@ WRITTEN = (
 )
 """Folders in which stages write."""
 
+log = logging.getLogger(__name__)
+
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
@@ -33,21 +36,23 @@ def replacing(path: Path) -> Iterator[Path]:
     temporary = path.with_name(f".{path.name}.tmp")
     with explained(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with held(temporary):
+        with held(temporary):
+            try:
                 yield temporary
                 temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
+            except BaseException:  # else the name may be another process's by now
+                temporary.unlink(missing_ok=True)
+                raise
 
 
 @contextmanager
-def held(path: Path) -> Iterator[None]:
-    """Keep `unheld` from `path`, a folder, or a file that is made where it is missing, as long as we live.
+def held(path: Path, *, folder: bool = False) -> Iterator[None]:
+    """Hold the file or the `folder` at `path`, which is made where it is missing; one process at a time does.
 
-    Where there are no locks, `unheld` leaves everything alone.
+    Others wait: where DVC was killed, its stage goes on, and the same stage of the next `dvc repro` would
+    write to the same file. Where there are no locks, nobody waits, and `unheld` leaves everything alone.
     """
-    lock = _held(path)
+    lock = _held(path, folder)
     try:
         yield
     finally:
@@ -55,23 +60,41 @@ def held(path: Path) -> Iterator[None]:
             os.close(lock)
 
 
-def _held(path: Path) -> int | None:
-    if sys.platform == "win32" or fcntl is None:
-        return None
+def _held(path: Path, folder: bool) -> int | None:
     while True:
-        lock = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR | os.O_CREAT, 0o666)
+        if folder:
+            path.mkdir(exist_ok=True)
+        if sys.platform == "win32" or fcntl is None:
+            return None
         try:
-            fcntl.flock(lock, fcntl.LOCK_SH)  # which waits for a sweep, but for no other writer
+            lock = os.open(path, os.O_RDONLY if folder else os.O_RDWR | os.O_CREAT, 0o666)
+        except FileNotFoundError:
+            if folder:  # swept in between
+                continue
+            raise
+        try:
+            _wait(lock, path)
         except OSError:
             os.close(lock)
             return None
         if _is_at(lock, path):
             return lock
-        os.close(lock)  # swept in between
+        os.close(lock)  # swept, or the other process's file is complete
+
+
+def _wait(lock: int, path: Path) -> None:
+    assert sys.platform != "win32"
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        log.warning("%s: waiting for another process to finish it", path)
+        fcntl.flock(lock, fcntl.LOCK_EX)
 
 
 def _is_at(lock: int, path: Path) -> bool:
-    return path.exists() and os.path.samestat(os.fstat(lock), path.stat())
+    with suppress(FileNotFoundError):
+        return os.path.samestat(os.fstat(lock), path.stat())
+    return False
 
 
 @contextmanager
@@ -130,20 +153,24 @@ def filling(folder: Path) -> Iterator[Path]:
     def tidy() -> None:
         if old.exists() and not folder.exists():  # stopped between the two renames below
             old.rename(folder)
-        for left in (new, old):
-            shutil.rmtree(left, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
 
     with explained(folder):
-        tidy()
-        new.mkdir(parents=True)
-        try:
-            with held(new):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with held(new, folder=True):
+            tidy()
+            for left in new.iterdir():
+                shutil.rmtree(left) if left.is_dir() else left.unlink()
+            try:
                 yield new
                 if folder.exists():
                     folder.rename(old)
                 new.rename(folder)
-        finally:
-            tidy()
+            except BaseException:
+                shutil.rmtree(new, ignore_errors=True)
+                raise
+            finally:
+                tidy()
 
 
 @contextmanager
@@ -169,10 +196,10 @@ def unreadable(path: Path, error: OSError) -> InputError:
 def damaged(path: Path, what: str = "damaged", *others: Path) -> DamagedError:
     """What to tell of `path`, an output of a stage that is not as the stage wrote it, or one of `others`.
 
-    DVC's cache may hold the same bytes as a hard link, and put them back.
+    DVC's cache may hold the same bytes, by a hard link or a symbolic one, and put them back.
     """
     names = [shlex.quote(each.as_posix()) for each in (path, *others)]
-    found = "".join(f"find .dvc/cache -samefile {name} -delete; " for name in names)
+    found = "".join(f"find -L .dvc/cache -samefile {name} -exec rm -f {{}} +; " for name in names)
     return DamagedError(f"{path}: {what}; to make it anew, run: {found}rm -f {' '.join(names)}; dvc repro")
 
 

@@ -1,11 +1,14 @@
 """Tables in CSV files, read and written by pandas: every value is text, and every row is whole.
 
-Beside the table of a stage stands its checksum, as `xxhsum -H2` writes it: `catalog.csv.xxh`.
+Beside the table of a stage stands its checksum, as `xxhsum -H2` writes it: `catalog.csv.xxh`. After an edit
+by hand, `python -m landmarks.tables data/catalog.csv` writes it anew.
 """
 
 import codecs
 import csv
 import logging
+import shlex
+import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -29,13 +32,18 @@ def write(
 
     table = pd.DataFrame(list(rows), columns=list(header), dtype=object)
     content = table.to_csv(index=False, lineterminator="\n", na_rep="nan").encode()
-    checksum = checksum_of(path)
     with replacing(path) as temporary:
         temporary.write_bytes(content)
-        checksum.unlink(missing_ok=True)  # of an older table, which an interruption would leave beside this
+        # Of an older table, which an interruption would leave beside this one.
+        checksum_of(path).unlink(missing_ok=True)
     if with_checksum:
-        with replacing(checksum) as temporary:
-            temporary.write_bytes(_checksum(path, content))
+        write_checksum(path, content)
+
+
+def write_checksum(path: Path, content: bytes) -> None:
+    """Write the checksum of the table at `path`, which has this `content`."""
+    with replacing(checksum_of(path)) as temporary:
+        temporary.write_bytes(_checksum(path, content))
 
 
 def checksum_of(path: Path) -> Path:
@@ -108,7 +116,8 @@ def _check(path: Path, content: bytes) -> None:
         raise unreadable(checksum, error) from None
     else:
         if line != _checksum(path, content):
-            told = f"not as {checksum.name} says; if you edited it, delete {checksum}"
+            edited = f"python -m landmarks.tables {shlex.quote(path.as_posix())}"
+            told = f"not as {checksum.name} says; if you edited it, run: {edited}"
             raise damaged(path, told, checksum)
 
 
@@ -127,3 +136,8 @@ def _fault(path: Path, headers: Sequence[Sequence[str]], filled: int, wrong: str
             told = wrong.format(row=row, count=len(row), header=", ".join(header), columns=len(header))
             return InputError(f"{path}, row {number}: {told}")
     return InputError(f"{path}: not a CSV file in UTF-8 (its quotes do not enclose whole values)")
+
+
+if __name__ == "__main__":
+    for name in sys.argv[1:]:
+        write_checksum(Path(name), Path(name).read_bytes())

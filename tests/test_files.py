@@ -4,6 +4,10 @@ import re
 import signal
 import subprocess
 import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from unittest import mock
 
@@ -12,7 +16,7 @@ import pytest
 from landmarks import errors
 from landmarks.asking import cli
 from landmarks.errors import InputError
-from landmarks.files import filling, replacing, sha256
+from landmarks.files import damaged, filling, replacing, sha256
 from landmarks.photos import catalog
 
 
@@ -142,6 +146,31 @@ def test_what_a_killed_run_left_is_put_in_order_by_the_next_even_if_that_fails(
     assert list(tmp_path.iterdir()) == [tmp_path / folder]
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="no locks")
+@pytest.mark.parametrize("kind", ["file", "folder", "file that fails", "folder that fails"])
+def test_who_makes_what_another_is_making_waits_for_it(tmp_path, caplog, kind):
+    path, starting, seen = tmp_path / "out", threading.Barrier(3), []
+
+    def make(name):
+        starting.wait()
+        with suppress(ZeroDivisionError), (filling if "folder" in kind else replacing)(path) as new:
+            file = new / "a" if "folder" in kind else new
+            for _ in range(20):
+                with file.open("a") as opened:
+                    opened.write(name)
+                time.sleep(0.001)
+            seen.append(file.read_text())
+            if name == "1" and "fails" in kind:
+                raise ZeroDivisionError
+
+    with ThreadPoolExecutor(3) as pool:
+        list(pool.map(make, "123"))
+    assert sorted(seen) == ["1" * 20, "2" * 20, "3" * 20]
+    assert (path / "a" if "folder" in kind else path).read_text() in seen
+    assert list(tmp_path.iterdir()) == [path]
+    assert "out.tmp: waiting for another process to finish it" in caplog.text
+
+
 @pytest.mark.parametrize(
     ("number", "message"),
     [
@@ -254,3 +283,24 @@ def test_an_interrupted_stage_exits_with_130(capsys):
         errors.run(main)
     assert caught.value.code == 130
     assert capsys.readouterr().err == "interrupted\n"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs find and a shell")
+@pytest.mark.parametrize("elsewhere", [False, True], ids=["", "a cache that is a link"])
+@pytest.mark.parametrize("link", ["hardlink_to", "symlink_to", "write_bytes"])
+@pytest.mark.parametrize("name", ["index.h5", "it's mine.h5", "故宫 1.csv"])
+def test_the_commands_that_heal_remove_the_file_and_what_the_cache_has_of_it(tmp_path, elsewhere, link, name):
+    cache, path = tmp_path / ".dvc/cache", tmp_path / name
+    cache.parent.mkdir()
+    if elsewhere:
+        (tmp_path / "disk").mkdir()
+        cache.symlink_to(tmp_path / "disk")
+    for below in ("12/34", "12/56"):
+        (cache / below).parent.mkdir(parents=True, exist_ok=True)
+        (cache / below).write_bytes(b"damaged")
+    getattr(path, link)(b"damaged" if link == "write_bytes" else cache / "12/34")
+    commands = str(damaged(Path(name))).partition("run: ")[2].removesuffix("dvc repro")
+    subprocess.run(commands, shell=True, cwd=tmp_path, check=True)
+    assert not os.path.lexists(path)
+    left = {file.name for file in (cache / "12").iterdir()}
+    assert left == ({"34", "56"} if link == "write_bytes" else {"56"})

@@ -13,7 +13,7 @@ from landmarks.errors import InputError
 from landmarks.photos.catalog import Photo
 from landmarks.searching import features, rankings
 
-BROKEN = "damaged, or no file of landmarks features; to make it anew, run: find .dvc/cache -samefile "
+BROKEN = "damaged, or no file of landmarks features; to make it anew, run: find -L .dvc/cache -samefile "
 LOCKING = """
 import fcntl, sys, time
 file = open(sys.argv[1], "r+b")
@@ -173,7 +173,7 @@ def header_overwritten(path):
 def test_what_is_proved_broken_is_to_be_deleted(store, spoil):
     spoil(store)
     message = refusal(store)
-    assert message == f"{BROKEN}{store} -delete; rm -f {store}; dvc repro"
+    assert message == f"{BROKEN}{store} -exec rm -f {{}} +; rm -f {store}; dvc repro"
 
 
 @pytest.mark.parametrize(

@@ -2,8 +2,10 @@ import csv
 import errno
 import io
 import logging
+import os
 import random
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -221,9 +223,10 @@ def test_a_damaged_table_is_told_of_with_what_makes_it_anew(damage):
         with pytest.raises(DamagedError) as error:
             tables.read(path, ("path", "class"))
         assert str(error.value) == (
-            "splits/test.csv: not as test.csv.xxh says; if you edited it, delete splits/test.csv.xxh; "
-            "to make it anew, run: find .dvc/cache -samefile splits/test.csv -delete; "
-            "find .dvc/cache -samefile splits/test.csv.xxh -delete; "
+            "splits/test.csv: not as test.csv.xxh says; if you edited it, run: "
+            "python -m landmarks.tables splits/test.csv; "
+            "to make it anew, run: find -L .dvc/cache -samefile splits/test.csv -exec rm -f {} +; "
+            "find -L .dvc/cache -samefile splits/test.csv.xxh -exec rm -f {} +; "
             "rm -f splits/test.csv splits/test.csv.xxh; dvc repro"
         )
 
@@ -237,6 +240,23 @@ def test_a_damaged_checksum_is_told_of(damage):
         checksum.write_bytes(content)
         with pytest.raises(DamagedError, match=r"^splits/test\.csv: not as test\.csv\.xxh says"):
             tables.read(path, ("path", "class"))
+
+
+@pytest.mark.parametrize("name", ["test.csv", "故宫.csv", "it's mine.csv"])
+def test_a_table_edited_by_hand_is_read_after_the_command_that_the_message_names(name):
+    path, rows = Path("splits", name), [("a", "x"), ("é", "")]
+    tables.write(path, ("path", "class"), TABLE)
+    tables.write(Path("edited.csv"), ("path", "class"), rows, with_checksum=False)
+    Path("edited.csv").replace(path)
+    with pytest.raises(DamagedError) as error:
+        tables.read(path, ("path", "class"))
+    _, program, *arguments = shlex.split(re.search(r"if you edited it, run: (.*?); to", str(error.value))[1])
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    subprocess.run([sys.executable, program, *arguments], env=environment, check=True)
+    assert tables.read(path, ("path", "class")).values.tolist() == list(map(list, rows))
+    written = tables.checksum_of(path).read_bytes()
+    tables.write(path, ("path", "class"), rows)
+    assert tables.checksum_of(path).read_bytes() == written
 
 
 def test_the_checksum_of_another_table_does_not_fit():

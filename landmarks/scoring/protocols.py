@@ -131,13 +131,15 @@ def score(
 
     scores: dict[str, list[Scores]] = {name: [] for name in setups}
     curve = np.zeros(len(measures.RECALLS))
+    codes = np.zeros(len(rankings.index), np.int8)  # of the grades that one query gives
     for part, block in rankings.blocks(memory, measures.BYTES_A_RESULT):
-        codes = np.zeros((len(block.rows), len(rankings.index)), np.int8)
+        found = np.zeros(block.rows.shape, np.int8)
         for query, grades in enumerate(judged[part]):
-            for path, grade in grades.items():
-                if path in row_of:
-                    codes[query, row_of[path]] = code[grade]
-        found = np.where(block.rows == NO_ROW, -1, np.take_along_axis(codes, block.rows, 1))
+            judged_rows = {row_of[path]: code[grade] for path, grade in grades.items() if path in row_of}
+            codes[[*judged_rows]] = [*judged_rows.values()]
+            found[query] = codes[block.rows[query]]
+            codes[[*judged_rows]] = 0
+        found[block.rows == NO_ROW] = -1
         for name, setup in setups.items():
             relevant = np.isin(found, [code[grade] for grade in setup.positives])
             dropped = np.isin(found, [-1, *(code[grade] for grade in setup.junk)])

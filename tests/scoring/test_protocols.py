@@ -1,5 +1,6 @@
 """The protocols against their published definitions, stated here by sets and loops."""
 
+import tracemalloc
 from itertools import pairwise
 from statistics import fmean
 
@@ -267,3 +268,25 @@ def test_classes_are_scored_without_a_ground_truth():
     metrics = protocols.score(ranked_by_hand("good"), {}, "classes").metrics(0)
     assert metrics["map"] == 1
     assert "map_oxford" not in metrics
+
+
+@pytest.mark.parametrize(("protocol", "grade"), [("oxford", "good"), ("oxford", "ok"), ("revisited", "easy")])
+def test_the_first_results_take_no_more_memory_in_a_larger_index(protocol, grade):
+    def scored(size):
+        index = [Photo(f"i{row}", "") for row in range(size)]
+        queries = [Photo(f"q{row}", "") for row in range(64)]
+        rows = (np.arange(64)[:, None] + np.arange(3)).astype(np.int32)
+        ranked = Rankings(rows, np.zeros((64, 3), np.float32), queries, index, [""] * 64, {})
+        # The first result of even queries, the third of the others.
+        truth = {Query(f"q{row}", None): {f"i{row + 2 * (row % 2)}": grade} for row in range(64)}
+        tracemalloc.start()
+        try:
+            report = protocols.score(ranked, truth, protocol, memory=1 << 20)
+            return report.average_precision, tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+    (small, less), (large, more) = scored(100), scored(10_100)
+    np.testing.assert_array_equal(small, large)
+    assert small[0] == 1 > small[1] > 0
+    assert more - less < 10_000 * 85  # some 60 bytes for each photo, however many queries there are

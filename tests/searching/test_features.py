@@ -3,7 +3,9 @@ import functools
 import os
 import subprocess
 import sys
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import h5py
@@ -274,6 +276,32 @@ def test_a_partial_file_is_left_where_it_is_written_or_nothing_is_known_of_its_p
     else:
         with held(partial):
             assert left(STORE)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no locks")
+@pytest.mark.parametrize("stop_before", [None, 1, 3])
+def test_of_two_that_describe_the_same_photos_at_a_time_the_second_waits(photos, stop_before):
+    extract(photos, store=Path("expected.h5"))
+    begun, go_on = threading.Event(), threading.Event()
+
+    class Slow(Fake):
+        def describe(self, paths, batch_size):
+            for block in super().describe(paths, batch_size):
+                yield block
+                begun.set()
+                assert go_on.wait(5)
+
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(extract, photos, Slow(stop_before))
+        assert begun.wait(5)
+        second = pool.submit(extract, photos, fake := Fake())
+        time.sleep(0.05)
+        assert fake.described == []
+        go_on.set()
+        assert second.result() == names(photos)[BATCH * (stop_before or 0) :]
+        assert isinstance(first.exception(), InterruptionError if stop_before else type(None))
+    assert STORE.read_bytes() == Path("expected.h5").read_bytes()
+    assert list(STORE.parent.iterdir()) == [STORE]
 
 
 def test_a_photo_that_is_gone_is_named(photos):

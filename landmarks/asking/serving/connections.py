@@ -136,8 +136,9 @@ class Connection(H11Protocol):
         self._since = self.loop.time()
         if self._timer:
             self._timer.cancel()
-        # That of a body is kept by `uploads.receive`.
-        seconds = math.inf if self._asked() and self.cycle.more_body else self._patience()
+        seconds = self._patience()
+        if self._asked() and self.cycle.more_body:  # `uploads.receive` keeps it; its refusal must be taken
+            seconds = uploads.SECONDS + ANSWER_SECONDS
         self._timer = self.loop.call_later(seconds, self._expire) if seconds < math.inf else None
 
     def _expire(self) -> None:

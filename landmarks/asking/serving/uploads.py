@@ -26,7 +26,7 @@ class Room:
 
     def __init__(self) -> None:
         self._held = 0
-        self._receiving: dict[asyncio.Timeout, None] = {}  # the longest first
+        self._receiving: dict[asyncio.Timeout, bytearray] = {}  # the longest first
 
     @asynccontextmanager
     async def receive(self, request: Request) -> AsyncIterator[bytes]:
@@ -38,24 +38,28 @@ class Room:
         length = request.headers.get("content-length", "")
         if length.isdecimal() and int(length) > MAX_BYTES:
             raise _too_large()
-        body = bytearray()
+        body, photo = bytearray(), b""
         try:
             await self._fill(body, request)
-            yield bytes(body)
+            photo = bytes(body)
+            body.clear()
+            yield photo
         finally:
-            self._held -= len(body)
+            self._held -= len(body) + len(photo)
 
     async def _fill(self, body: bytearray, request: Request) -> None:
         try:
             async with asyncio.timeout(SECONDS) as limit:
-                self._receiving[limit] = None
+                self._receiving[limit] = body
                 async for chunk in request.stream():
                     if len(body) + len(chunk) > MAX_BYTES:
                         raise _too_large()
                     body += chunk
                     self._held += len(chunk)
-                    if self._held > MAX_HELD:
+                    if self._held > MAX_HELD and limit in self._receiving:
                         self._make_room()
+                    if limit not in self._receiving:  # and no turn of the loop has ended it yet
+                        raise TimeoutError
         except TimeoutError:
             if limit.when() == 0:
                 raise HTTPException(503, "The server has no room for more photos; send it again.") from None
@@ -66,10 +70,11 @@ class Room:
             self._receiving.pop(limit, None)
 
     def _make_room(self) -> None:
-        limit = next((limit for limit in self._receiving if not limit.expired()), None)
-        if limit:
-            limit.reschedule(0)
-            del self._receiving[limit]
+        limit = next(iter(self._receiving))
+        body = self._receiving.pop(limit)
+        self._held -= len(body)
+        body.clear()
+        limit.reschedule(0)
 
 
 def _check_type(kind: str) -> None:

@@ -382,6 +382,31 @@ def test_where_uploads_fill_their_memory_the_longest_under_way_goes(monkeypatch,
     assert 1 <= len(refused) <= max(2, len(stalled) // 9)
 
 
+@pytest.mark.parametrize(("clients", "size", "fit"), [(8, 20, 5), (12, 50, 2), (40, 3, 33), (2, 100, 1)])
+def test_no_more_uploads_go_than_leave_room_to_the_others(monkeypatch, clients, size, fit):
+    monkeypatch.setattr(uploads, "MAX_HELD", 100 << 10)
+    room, outcomes = uploads.Room(), []
+
+    async def arriving():
+        for left in reversed(range(size)):
+            await asyncio.sleep(0)
+            yield {"type": "http.request", "body": bytes(1 << 10), "more_body": bool(left)}
+
+    async def upload():
+        try:
+            async with room.receive(upload_of(arriving())) as photo:
+                outcomes.append(len(photo) >> 10)
+                await asyncio.sleep(0.01)
+        except HTTPException as error:
+            outcomes.append(error.status_code)
+
+    async def run():
+        await asyncio.gather(*(upload() for _ in range(clients)))
+
+    asyncio.run(run())
+    assert sorted(outcomes) == [size] * fit + [503] * (clients - fit)
+
+
 def test_uploads_that_wait_for_their_answers_leave_no_room_to_others(monkeypatch):
     monkeypatch.setattr(uploads, "MAX_HELD", 100 << 10)
     room = uploads.Room()

@@ -21,6 +21,7 @@ OWN = "http://127.0.0.1"
         ({"Origin": "https://127.0.0.1.evil.example"}, 403),
         ({"Origin": "null"}, 403),  # of a frame in a sandbox
         ({"Origin": ""}, 403),
+        *(({"Origin": origin}, 403) for origin in ("http://[::1", "http://[x]", "http://a]b")),
         ({"Origin": OWN, "Host": "localhost"}, 403),
         ({"Origin": "http://localhost:8000", "Host": "LOCALHOST:8000"}, 200),
         ({"Sec-Fetch-Site": "same-origin"}, 200),
