@@ -217,7 +217,7 @@ def test_a_store_that_will_be_large_is_told_and_one_too_large_for_the_disk_refus
 ):
     path = tmp_path / "rankings" / "retrieved.h5"
     caplog.set_level("INFO")
-    monkeypatch.setattr(rankings.shutil, "disk_usage", lambda _: mock.Mock(free=free))
+    monkeypatch.setattr(rankings.shutil, "disk_usage", {path.parent: mock.Mock(free=free)}.__getitem__)
     if free < 8 * queries * depth:
         with pytest.raises(InputError, match=re.escape(f"{path}: {told}") + ".*retrieve.depth"):
             rankings.check_room(path, queries, depth)

@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
@@ -133,6 +134,38 @@ def test_a_sweep_that_is_overtaken_by_two_writers_removes_nothing(monkeypatch):
     monkeypatch.setattr(files.fcntl, "flock", late)
     files.sweep()
     assert temporary("rankings/a.h5").read_bytes() == b"second"
+
+
+@unix
+@pytest.mark.parametrize("path", ["rankings", "rankings/.a.h5.tmp", "features/.index.h5.partial"])
+def test_writers_do_not_wait_for_each_other(path):
+    Path(path).parent.mkdir(exist_ok=True)
+    Path("rankings").mkdir(exist_ok=True)
+
+    def hold():
+        with files.held(Path(path)):
+            pass
+
+    with files.held(Path(path)):
+        other = threading.Thread(target=hold, daemon=True)
+        other.start()
+        other.join(10)
+        assert not other.is_alive()
+        with files.unheld(Path(path)) as ours:
+            assert not ours
+
+
+@unix
+@pytest.mark.parametrize("output", ["data/demo/images", "reports/gallery", "features/故宫"])
+def test_a_folder_that_another_one_replaced_is_removed_once_the_other_is_there(output):
+    folder = Path(output)
+    old = folder.with_name(f".{folder.name}.old.tmp")
+    (old / "castle").mkdir(parents=True)
+    files.sweep()
+    assert old.exists()  # which the next run puts back
+    folder.mkdir()
+    files.sweep()
+    assert lying() == []
 
 
 def no_locks(number):
