@@ -11,6 +11,7 @@ import tarfile
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from typer.testing import CliRunner
@@ -445,7 +446,8 @@ def test_a_disk_that_is_full_while_unpacking_is_an_error_and_leaves_nothing(serv
 
 
 def test_a_disk_that_would_become_full_is_told_before_anything_is_unpacked(monkeypatch):
-    monkeypatch.setattr(fetching.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 3000}))
+    usage = {IMAGES.parent: SimpleNamespace(free=3000)}
+    monkeypatch.setattr(fetching.shutil, "disk_usage", usage.__getitem__)
     Path("photos.tgz").write_bytes(ARCHIVE)
     assert "the photos take 3.01e-06 GB, 3e-06 GB of the disk are free" in refused("photos.tgz")
 

@@ -1,4 +1,5 @@
 import re
+from functools import partial
 from unittest import mock
 
 import h5py
@@ -285,3 +286,19 @@ def test_memory_grows_neither_with_the_queries_nor_with_the_index(
 
         assert peak_memory(search_and_write, bound) <= bound
     assert bound < 4 * width * (queries + index) + 8 * queries * length
+
+
+@pytest.mark.parametrize(("queries", "width"), [(1, 512), (8, 1024), (2, 300)])
+def test_of_an_index_in_a_file_half_of_the_memory_is_read_at_a_time(
+    tmp_path, monkeypatch, peak_memory, queries, width
+):
+    """The other half is for the queries."""
+    memory = 1 << 20
+    monkeypatch.setattr(search, "CORES", 2)
+    with h5py.File(tmp_path / "features.h5", "w") as file:
+        data = np.random.default_rng(width).random((1500, width), np.float32)
+        rows = file.create_dataset("rows", data=data)
+        asked, own = rows[:queries] + 1, np.full(queries, rankings.NO_ROW)
+        bound = memory // 2 + queries * rankings.bytes_a_query(width, 10) + 100_000
+        call = partial(rankings.nearest, asked, own, rows, "L1", 10, False, memory)
+        assert peak_memory(call, bound) <= bound
