@@ -173,6 +173,24 @@ def test_a_short_body_that_nobody_wants_costs_no_connection(address, start, stat
         assert statuses(until_closed(sock)) == [status] * 3 + [200]
 
 
+@pytest.mark.parametrize("length", [1, 5000, 1 << 20])
+@pytest.mark.parametrize(
+    ("start", "status"),
+    [
+        (b"POST /healthz", 405),
+        (b"POST /api/answer?top=0", 422),
+        (b"PUT /nowhere", 404),
+        (b"GET /healthz", 200),
+    ],
+)
+def test_who_asks_before_sending_a_body_that_nobody_wants_is_not_told_to_send_it(
+    address, start, status, length
+):
+    head = start + b" HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: %d\r\n" % length
+    with connect(address, head + b"Expect: 100-continue\r\n\r\n") as sock:
+        assert statuses(until_closed(sock)) == [status]
+
+
 def test_a_declared_length_is_judged_before_the_body_is_sent(impatient):
     with connect(impatient, POST + b"Content-Length: %d\r\nExpect: 100-continue\r\n\r\n" % (MB + 1)) as sock:
         received = until_closed(sock)
