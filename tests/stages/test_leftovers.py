@@ -14,7 +14,7 @@ from types import SimpleNamespace
 import pytest
 import yaml
 
-from landmarks import files, tables
+from landmarks import files, hdf5, tables
 from landmarks.asking import Index
 from landmarks.errors import InputError
 from landmarks.searching import features
@@ -228,11 +228,13 @@ def test_links_and_pipes_and_what_has_no_output_are_left_alone(tmp_path):
 
 @pytest.fixture
 def described(built, root):
-    """The built repository, in which the queries are the index and nothing is left over; its photos, too."""
+    """The built repository, in which the first of the index are the queries, too, and nothing is left over."""
     for name in ("params.yaml", "models", "features", "data"):
         copy = shutil.copytree if (built / name).is_dir() else shutil.copy2
         copy(built / name, root / name)
-    shutil.copy2(root / "features/index.h5", root / "features/test.h5")
+    index, test = (root / "features" / f"{part}.h5" for part in ("index", "test"))
+    with features.opened(index) as store, hdf5.writing(test, features.KIND) as file:
+        features._write(file, store.features[:4], store.photos[:4], store.attributes)
     retrieve.main()
     return root
 
@@ -246,14 +248,15 @@ def partial(part, batch_size):
 
 
 @unix
+@pytest.mark.parametrize(("held", "left"), [("index", "test"), ("test", "index")])
 @pytest.mark.parametrize("stage", [retrieve, rerank])
-def test_a_stage_that_reads_features_removes_what_they_hold_and_nothing_else(described, stage):
+def test_a_stage_that_reads_features_removes_what_they_hold_and_nothing_else(described, stage, held, left):
     options = yaml.safe_load(Path("params.yaml").read_text())
-    partial("index", options["extract"]["batch_size"])
-    partial("test", 64)
+    partial(held, options["extract"]["batch_size"])
+    partial(left, 64)
     stage.main()
-    names = sorted(path.name for path in Path("features").iterdir())
-    assert names == ["index.h5", "test.h5", "test.h5.partial"]
+    names = {path.name for path in Path("features").iterdir()}
+    assert names == {"index.h5", "test.h5", f"{left}.h5.partial"}
 
 
 @unix
