@@ -228,7 +228,7 @@ def test_links_and_pipes_and_what_has_no_output_are_left_alone(tmp_path):
 
 @pytest.fixture
 def described(built, root):
-    """The built repository, in which the first of the index are the queries, too, and nothing is left over."""
+    """The built repository, in which the first of the index are queries, too, and nothing is left over."""
     for name in ("params.yaml", "models", "features", "data"):
         copy = shutil.copytree if (built / name).is_dir() else shutil.copy2
         copy(built / name, root / name)

@@ -133,6 +133,24 @@ def test_a_stage_that_cannot_keep_to_its_bound_says_so(monkeypatch, caplog, stag
         assert [text.split("; ")[1] for text in messages if "retrieve.memory" in text] == told
 
 
+@pytest.mark.parametrize(
+    ("rerank", "shortlist", "memory"),
+    [
+        ("k_reciprocal", 100, 1),
+        ("aqe+k_reciprocal", 200, 6),
+        ("k_reciprocal+two", 300, 13),
+    ],
+)
+@pytest.mark.usefixtures("project")
+def test_a_method_that_cannot_keep_to_the_bound_says_so(monkeypatch, caplog, rerank, shortlist, memory):
+    monkeypatch.setattr(rankings, "write", lambda *_: None)  # as it is told before anything is ranked
+    for more, told in enumerate(([f"set it to {memory + 1}, or lower rerank_options.shortlist"], [])):
+        caplog.clear()
+        run("rerank", memory + more, rerank, rerank_options__shortlist=shortlist)
+        messages = [record.getMessage() for record in caplog.records]
+        assert [text.split("; ")[1] for text in messages if "retrieve.memory" in text] == told
+
+
 @pytest.mark.parametrize(("stage", "path"), [("retrieve", "retrieved"), ("rerank", "reranked")])
 @pytest.mark.usefixtures("project")
 def test_a_stage_whose_rankings_do_not_fit_on_the_disk_is_refused_at_once(monkeypatch, stage, path):
