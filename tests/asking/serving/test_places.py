@@ -6,11 +6,12 @@ import logging
 import os
 import resource
 import socket
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 
 import pytest
 
@@ -108,6 +109,14 @@ def test_two_hundred_at_a_time_are_answered_though_there_are_ten_places(plain_ro
         answers = list(pool.map(lambda _: healthy(address), range(200)))
         assert all(status in ([200], [503], []) for status, _ in answers)
         assert max(seconds for _, seconds in answers) < 5
+        assert healthy(address)[0] == [200]
+
+
+def test_uvloop_which_does_not_accept_by_the_listener_is_not_taken_where_it_is_installed(
+    plain_root, monkeypatch
+):
+    monkeypatch.setitem(sys.modules, "uvloop", ModuleType("uvloop"))  # of which nothing can be had
+    with served(open_index(plain_root)) as address:
         assert healthy(address)[0] == [200]
 
 
