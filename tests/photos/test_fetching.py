@@ -51,6 +51,8 @@ class Server(ThreadingHTTPServer):
         self.content = ARCHIVE
         self.break_after = lambda: 1 << 60
         """How many bytes of the body come before the connection is closed."""
+        self.place = lambda start: start
+        """From where a part comes, of which another start was asked for."""
         self.ranges, self.tag, self.status, self.length = True, '"v1"', 200, None
         self.asked, self.sent = [], 0
 
@@ -66,7 +68,7 @@ class Handler(BaseHTTPRequestHandler):
         server.asked.append(asked)
         body, status = server.content, server.status
         if status == 200 and asked and server.ranges and self.headers["If-Range"] in (None, server.tag):
-            start = int(re.fullmatch(r"bytes=(\d+)-", asked)[1])
+            start = server.place(int(re.fullmatch(r"bytes=(\d+)-", asked)[1]))
             body, status = body[start:], 206 if start < len(body) else 416
         self.send_response(status)
         if status == 206:
@@ -205,6 +207,32 @@ def test_a_file_that_was_replaced_meanwhile_is_not_glued_to_what_came_before(ser
     server.break_after = replace_then_break
     fetch(server.url)
     assert list(photos_below(IMAGES)) == ["oxford_000001.jpg"]
+
+
+@pytest.mark.parametrize("place", [107, 93, 0])
+def test_a_part_of_another_place_than_was_asked_for_is_not_glued_to_what_came_before(server, place):
+    sizes = iter([100, 1 << 60, 1 << 60])
+    server.break_after = lambda: next(sizes)
+    server.place = lambda start: place
+    fetch(server.url)
+    assert photos_below(IMAGES) == PHOTOS
+    assert server.asked == [None, "bytes=100-", None]
+
+
+@pytest.mark.parametrize("photo", ["own.jpg", "castle/a.jpg", "all_souls/all_souls_000013.jpg"])
+def test_photos_that_came_while_it_was_unpacked_are_not_replaced(monkeypatch, photo):
+    unpack = fetching._unpack
+
+    def late(*arguments):
+        unpack(*arguments)
+        (IMAGES / photo).parent.mkdir(parents=True)
+        (IMAGES / photo).write_bytes(b"own")
+
+    monkeypatch.setattr(fetching, "_unpack", late)
+    Path("photos.tgz").write_bytes(ARCHIVE)
+    with pytest.raises(InputError, match=r"^data/oxford/images: is there already; delete it to fetch"):
+        fetch("photos.tgz")
+    assert photos_below(IMAGES.parent) == {Path(photo).name: b"own"}
 
 
 def test_a_download_that_was_whole_but_not_yet_renamed_does_not_come_again(server):

@@ -20,6 +20,8 @@ from landmarks.errors import InputError
 from landmarks.searching import features
 from stages import evaluate, extract, rerank, retrieve
 
+from .inprocess import stages
+
 WRITING = """
 import sys, time
 from contextlib import ExitStack
@@ -86,6 +88,15 @@ def test_what_a_killed_stage_left_is_removed_and_what_a_running_one_writes_is_no
     files.sweep()
     assert lying() == []
     assert all(Path(path).exists() for path in KINDS)
+
+
+@unix
+@pytest.mark.parametrize("model", ["pretrained", "finetuned", "vlad"])
+def test_what_is_left_beside_any_output_that_is_declared_is_removed(model):
+    leave(*(out for stage in stages(model, "mine") for out in stage.outs))
+    assert len(lying()) > 20
+    files.sweep()
+    assert lying() == []
 
 
 @unix
