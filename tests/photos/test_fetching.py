@@ -478,6 +478,10 @@ def test_a_disk_that_would_become_full_is_told_before_anything_is_unpacked(monke
     monkeypatch.setattr(fetching.shutil, "disk_usage", usage.__getitem__)
     Path("photos.tgz").write_bytes(ARCHIVE)
     assert "the photos take 3.01e-06 GB, 3e-06 GB of the disk are free" in refused("photos.tgz")
+    for number, size in enumerate((1000, 2000, 1)):
+        Path(f"{number}.tgz").write_bytes(tgz((f"oxford_{number}.jpg", bytes(size))))
+    assert "the photos take 3e-06 GB, 3e-06 GB of the disk are free" in refused("0.tgz", "1.tgz", "2.tgz")
+    fetch("0.tgz", "1.tgz")
 
 
 PUBLISHED = ("https://example.org/paris_1-v1.tgz", "https://example.org/paris_2-v1.tgz")

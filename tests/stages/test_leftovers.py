@@ -113,6 +113,22 @@ def test_the_stage_that_writes_the_output_needs_no_sweep(name):
 
 
 @unix
+@pytest.mark.parametrize("write", [files.replacing, files.filling])
+def test_what_is_written_is_held_until_it_has_its_name(monkeypatch, write):
+    def late(call):
+        return lambda path, target: files.sweep() or call(path, target)
+
+    for name in ("replace", "rename"):
+        monkeypatch.setattr(Path, name, late(getattr(Path, name)))
+    for content in ("old", "new"):
+        with write(Path("reports/gallery")) as path:
+            (path / "page" if path.is_dir() else path).write_text(content)
+    made = Path("reports/gallery")
+    assert (made / "page" if made.is_dir() else made).read_text() == "new"
+    assert lying() == []
+
+
+@unix
 def test_a_writer_that_meets_a_sweep_makes_its_file_again(monkeypatch):
     flock, swept = files.fcntl.flock, []
 

@@ -16,6 +16,7 @@ from types import ModuleType, SimpleNamespace
 import pytest
 
 from landmarks.asking.serving import connections, server
+from landmarks.asking.serving.guard import HEADERS
 
 from .conftest import open_index, served
 from .test_connections import ENDLESS, GET, POST, connect, detail, statuses, until_closed
@@ -84,7 +85,10 @@ def test_the_oldest_goes_first_and_who_is_answered_stays(plain_root):
         assert detail(until_closed(second)) == connections.FULL
         time.sleep(0.1)
         # The server works for all three, so the next is refused at once, though it has asked already.
-        assert healthy(address)[0] == [503]
+        with connect(address, GET) as fifth:
+            refusal = until_closed(fifth)
+        assert statuses(refusal) == [503]
+        assert all(f"{name}: {value}\r\n".encode() in refusal for name, value in HEADERS.items())
         go_on.set()
         assert [statuses(until_closed(one)) for one in (asking, third, fourth)] == [[200]] * 3
         assert healthy(address)[0] == [200]
