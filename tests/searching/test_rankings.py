@@ -250,6 +250,21 @@ def test_a_ranking_that_is_more_than_the_memory_is_told_before_the_search(caplog
     assert [record.getMessage() for record in caplog.records] == [told] * (needed > 0)
 
 
+@pytest.mark.parametrize(
+    ("each", "memory", "most", "together"),
+    [
+        (10, 99, 64, 9),
+        (10, 100, 64, 10),
+        (10, 101, 64, 10),
+        (99, 100, 64, 1),
+        (101, 100, 64, 1),
+        (1, 100, 64, 64),
+    ],
+)
+def test_as_many_queries_are_taken_at_a_time_as_fit_but_one_in_any_case(each, memory, most, together):
+    assert rankings.at_once(each, memory, most) == together
+
+
 def test_photos_that_are_known_are_not_held_twice(tmp_path):
     path = tmp_path / "rankings.h5"
     write(path, blocks_of(ROWS))

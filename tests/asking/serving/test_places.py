@@ -18,7 +18,7 @@ import pytest
 from landmarks.asking.serving import connections, server
 from landmarks.asking.serving.guard import HEADERS
 
-from .conftest import open_index, served
+from .conftest import open_index, plain, served
 from .test_connections import ENDLESS, GET, POST, connect, detail, statuses, until_closed
 
 
@@ -105,6 +105,30 @@ def test_who_was_answered_before_goes_after_those_who_came_later_and_asked_nothi
                     stack.enter_context(connect(address))
             known.sendall(GET)
         assert answered(known)
+
+
+def test_a_photo_that_arrives_slowly_stays_longer_than_who_asks_nothing(plain_root):
+    photo = plain(11)
+    with served(open_index(plain_root), most=4) as address, contextlib.ExitStack() as stack:
+        sending = stack.enter_context(connect(address, POST + b"Content-Length: %d\r\n\r\n" % len(photo)))
+        for byte in range(3):
+            sending.sendall(photo[byte : byte + 1])
+            for _ in range(3):
+                time.sleep(0.03)
+                stack.enter_context(connect(address))
+        sending.sendall(photo[3:])
+        assert sending.recv(1 << 16).startswith(b"HTTP/1.1 200 ")
+
+
+def test_who_does_not_take_the_answers_makes_room_at_once(plain_root):
+    many = GET.replace(b"/healthz", b"/page.js") * 1000
+    with served(open_index(plain_root), most=1) as address, connect(address, many) as slow:
+        for _ in range(100):  # until the system holds no more of the answers
+            time.sleep(0.1)
+            if healthy(address)[0] == [200]:
+                break
+        assert healthy(address)[0] == [200]
+        assert b" 503 " not in until_closed(slow)  # which would come after half an answer
 
 
 def test_two_hundred_at_a_time_are_answered_though_there_are_ten_places(plain_root):
