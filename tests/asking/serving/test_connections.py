@@ -97,6 +97,17 @@ def test_who_keeps_the_server_waiting_is_told_so_and_goes(impatient, content, an
     assert seconds * 0.9 < taken < seconds + 2
 
 
+@pytest.mark.parametrize("content", [b"", GET[:12], GET, GET + GET[:9]])
+def test_nobody_waits_for_who_has_gone(impatient, monkeypatch, content):
+    expired = []
+    monkeypatch.setattr(connections.Connection, "_expire", lambda gone: expired.append(gone))
+    with connect(impatient, content) as sock:
+        if content.startswith(GET):
+            assert statuses(sock.recv(1 << 16)) == [200]
+    time.sleep(2 * HEAD)
+    assert expired == []
+
+
 def test_who_says_nothing_goes_without_a_word(impatient):
     start = time.monotonic()
     with connect(impatient) as sock:
