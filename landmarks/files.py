@@ -18,11 +18,12 @@ try:
 except ImportError:  # Windows, which deletes no file that is open
     fcntl = None  # type: ignore[assignment]
 
-WRITTEN = (
-    *("data", "data/*", "models", "models/checkpoints/*", "features", "rankings"),
-    *("reports", "reports/plots"),
+TEMPORARIES = (
+    *("data/.*.csv*.tmp", "data/splits/.*.tmp", "data/*/.images.tmp", "data/*/.images.old.tmp"),
+    *("models/.*.tmp", "models/checkpoints/*/.*.tmp", "features/.*.tmp", "rankings/.*.tmp"),
+    *("reports/.*.tmp", "reports/plots/.*.tmp"),
 )
-"""Folders in which stages write."""
+"""Those of the files and folders that stages write; in the folders of data, users keep files of their own."""
 
 log = logging.getLogger(__name__)
 
@@ -126,9 +127,9 @@ def sweep() -> None:
     The stage that writes the file would do so, but does not run where DVC has the file in its cache. What
     cannot be removed stays, without a word.
     """
-    for folder in WRITTEN:
+    for pattern in TEMPORARIES:
         with suppress(OSError):
-            for temporary in Path().glob(f"{folder}/.*.tmp"):
+            for temporary in Path().glob(pattern):
                 if temporary.with_name(temporary.name[1:-4].removesuffix(".old")).exists():
                     _remove(temporary)
 

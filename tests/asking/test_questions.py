@@ -19,6 +19,9 @@ from landmarks.asking.questions import FEATURES, MODEL, Index
 from landmarks.describing import describers
 from landmarks.errors import InputError
 from landmarks.photos.catalog import Photo
+from landmarks.reranking import k_reciprocal
+from landmarks.reranking.reranker import Reranker
+from landmarks.searching import rankings
 
 PARAMS = params.load(Path(__file__).parents[2] / "params.yaml")
 INF = float("inf")
@@ -100,6 +103,35 @@ def test_distance_and_rerank_are_those_of_the_parameters_unless_told_otherwise()
     assert [r.row for r in index.answer(query, rerank="one")[0].results] == [1, 2, 0]
     assert [r.row for r in index.answer(query, "L1", "one")[0].results] == [0, 1, 2]
     assert [r.row for r in index.answer(query, "L1")[0].results] == [1, 2, 0]
+
+
+@pytest.mark.parametrize("chain", ["one", "two", "aqe+two", "k_reciprocal"])
+def test_as_many_are_answered_at_a_time_as_the_memory_has_room_for(monkeypatch, chain):
+    random = np.random.default_rng(0)
+    index, asked = index_of(random.random((20, 4)), "ABCDE" * 4, retrieve__memory=1), random.random((10, 4))
+    whole, nearest = index.answer(asked, rerank=chain, top=20), rankings.nearest
+    together = []
+
+    def watched(descriptors, *arguments):
+        together.append(len(descriptors))
+        return nearest(descriptors, *arguments)
+
+    monkeypatch.setattr(rankings, "nearest", watched)
+    for result, most in ((1 << 20, 1), ((1 << 20) // 60, 3), (96, 10)):
+        together.clear()
+        monkeypatch.setattr(Reranker, "bytes_a_result", result)
+        assert index.answer(asked, rerank=chain, top=20) == whole
+        assert max(together) == most
+        assert sum(together) == len(asked)
+
+
+@pytest.mark.parametrize(("memory", "needed"), [(1, 6), (5, 6), (6, 0), (256, 0)])
+def test_the_memory_is_that_of_the_parameters(monkeypatch, caplog, memory, needed):
+    monkeypatch.setattr(k_reciprocal, "bytes_of", lambda _: 3 << 20)
+    index = index_of(np.eye(4), "ABBA", retrieve__memory=memory)
+    index.answer(np.ones((1, 4), np.float32), rerank="k_reciprocal")
+    messages = [record.getMessage() for record in caplog.records]
+    assert [f"set it to {needed}, or" in message for message in messages] == [True] * (needed > 0)
 
 
 def test_what_is_infinitely_far_is_null_in_json():

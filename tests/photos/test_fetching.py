@@ -11,6 +11,7 @@ import tarfile
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from typer.testing import CliRunner
@@ -50,6 +51,8 @@ class Server(ThreadingHTTPServer):
         self.content = ARCHIVE
         self.break_after = lambda: 1 << 60
         """How many bytes of the body come before the connection is closed."""
+        self.place = lambda start: start
+        """From where a part comes, of which another start was asked for."""
         self.ranges, self.tag, self.status, self.length = True, '"v1"', 200, None
         self.asked, self.sent = [], 0
 
@@ -65,7 +68,7 @@ class Handler(BaseHTTPRequestHandler):
         server.asked.append(asked)
         body, status = server.content, server.status
         if status == 200 and asked and server.ranges and self.headers["If-Range"] in (None, server.tag):
-            start = int(re.fullmatch(r"bytes=(\d+)-", asked)[1])
+            start = server.place(int(re.fullmatch(r"bytes=(\d+)-", asked)[1]))
             body, status = body[start:], 206 if start < len(body) else 416
         self.send_response(status)
         if status == 206:
@@ -204,6 +207,32 @@ def test_a_file_that_was_replaced_meanwhile_is_not_glued_to_what_came_before(ser
     server.break_after = replace_then_break
     fetch(server.url)
     assert list(photos_below(IMAGES)) == ["oxford_000001.jpg"]
+
+
+@pytest.mark.parametrize("place", [107, 93, 0])
+def test_a_part_of_another_place_than_was_asked_for_is_not_glued_to_what_came_before(server, place):
+    sizes = iter([100, 1 << 60, 1 << 60])
+    server.break_after = lambda: next(sizes)
+    server.place = lambda start: place
+    fetch(server.url)
+    assert photos_below(IMAGES) == PHOTOS
+    assert server.asked == [None, "bytes=100-", None]
+
+
+@pytest.mark.parametrize("photo", ["own.jpg", "castle/a.jpg", "all_souls/all_souls_000013.jpg"])
+def test_photos_that_came_while_it_was_unpacked_are_not_replaced(monkeypatch, photo):
+    unpack = fetching._unpack
+
+    def late(*arguments):
+        unpack(*arguments)
+        (IMAGES / photo).parent.mkdir(parents=True)
+        (IMAGES / photo).write_bytes(b"own")
+
+    monkeypatch.setattr(fetching, "_unpack", late)
+    Path("photos.tgz").write_bytes(ARCHIVE)
+    with pytest.raises(InputError, match=r"^data/oxford/images: is there already; delete it to fetch"):
+        fetch("photos.tgz")
+    assert photos_below(IMAGES.parent) == {Path(photo).name: b"own"}
 
 
 def test_a_download_that_was_whole_but_not_yet_renamed_does_not_come_again(server):
@@ -445,9 +474,14 @@ def test_a_disk_that_is_full_while_unpacking_is_an_error_and_leaves_nothing(serv
 
 
 def test_a_disk_that_would_become_full_is_told_before_anything_is_unpacked(monkeypatch):
-    monkeypatch.setattr(fetching.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 3000}))
+    usage = {IMAGES.parent: SimpleNamespace(free=3000)}
+    monkeypatch.setattr(fetching.shutil, "disk_usage", usage.__getitem__)
     Path("photos.tgz").write_bytes(ARCHIVE)
     assert "the photos take 3.01e-06 GB, 3e-06 GB of the disk are free" in refused("photos.tgz")
+    for number, size in enumerate((1000, 2000, 1)):
+        Path(f"{number}.tgz").write_bytes(tgz((f"oxford_{number}.jpg", bytes(size))))
+    assert "the photos take 3e-06 GB, 3e-06 GB of the disk are free" in refused("0.tgz", "1.tgz", "2.tgz")
+    fetch("0.tgz", "1.tgz")
 
 
 PUBLISHED = ("https://example.org/paris_1-v1.tgz", "https://example.org/paris_2-v1.tgz")

@@ -16,6 +16,7 @@ from landmarks.chain import METHODS, parse
 from landmarks.errors import InputError
 from landmarks.photos.catalog import Photo
 from landmarks.photos.images import Crop
+from landmarks.reranking import geometric
 from landmarks.reranking._descriptors import norm_of
 from landmarks.reranking.reranker import Index, Queries, Reranker
 from landmarks.searching import rankings
@@ -271,6 +272,7 @@ def test_the_norm_is_that_of_all_rows_but_zeros_and_of_the_first_alone(norm, siz
         rows /= np.linalg.norm(rows, norm, axis=1, keepdims=True)
     rows[: size // 2] = 0
     assert norm_of(rows, size) == norm
+    assert norm_of(rows[::-1], size) == norm
     assert norm_of(rows, size // 2) is None
     rows[-1] *= 2
     assert norm_of(rows, size) is None
@@ -332,3 +334,21 @@ def test_what_was_verified_is_forgotten_where_the_index_is_searched_anew():
     found = index.search(queries)
     assert found.ranking.rows.tolist() == [[2, 1, 0]]
     assert found.verified is None
+
+
+@pytest.mark.parametrize(("memory", "kept"), [(1, False), (1 << 20, False), (8 << 20, True)])
+def test_geometric_keeps_the_features_of_as_many_photos_as_the_memory_has_room_for(
+    tmp_path, monkeypatch, make_photo, memory, kept
+):
+    paths = [make_photo(tmp_path / f"{seed}.jpg", seed) for seed in range(6)]
+    index = store([[1]] * 5)._replace(photos=[Photo(path.as_posix(), "a") for path in paths[:5]])
+    described, features = [], geometric.local_features
+    monkeypatch.setattr(
+        geometric, "local_features", lambda *photo: described.append(photo) or features(*photo)
+    )
+    geometric.forget()
+    block = Block(np.array([[0, 1, 2, 3, 4]] * 3, np.int32), np.ones((3, 5), np.float32))
+    reranker = Reranker("geometric", index, "L1", OPTIONS, memory=memory)
+    reranker.rerank([paths[5]] * 3, np.ones((3, 1), np.float32), block)
+    geometric.forget()
+    assert (len(described) == 3 + 5) == kept

@@ -391,3 +391,15 @@ def test_where_photos_are_described_alike_the_first_landmark_by_path_wins():
     assert report.tied.all()
     assert report.average_precision[0] == 1
     assert report.average_precision[3] == pytest.approx((1 / 10 + 2 / 11 + 3 / 12) / 3)
+
+
+@pytest.mark.parametrize(("depth", "needed"), [(13_107, 0), (13_108, 2), (14_000, 2), (30_000, 3)])
+def test_a_ranking_that_is_more_than_the_memory_is_told(caplog, depth, needed):
+    rows = np.arange(depth, dtype=np.int32)[None]
+    ranked = Rankings(rows, rows.astype(np.float32), [Photo("q", "a")], [Photo("i", "a")] * depth, ["a"], {})
+    measures.score(ranked, None, 1 << 20)
+    told = (
+        "retrieve.memory: 1 MB are not kept to, since a query with its results takes more; "
+        f"set it to {needed}, or lower retrieve.depth"
+    )
+    assert [record.getMessage() for record in caplog.records] == [told] * (needed > 0)

@@ -304,6 +304,21 @@ def test_of_two_that_describe_the_same_photos_at_a_time_the_second_waits(photos,
     assert list(STORE.parent.iterdir()) == [STORE]
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="no locks that tell who holds a file")
+@pytest.mark.parametrize("batch", range(4))
+def test_a_stage_that_reads_the_old_store_leaves_the_partial_file_of_a_running_extract(photos, batch):
+    class Met(Fake):
+        def describe(self, paths, batch_size):
+            for number, block in enumerate(super().describe(paths, batch_size)):
+                assert number != batch or left(STORE)
+                yield block
+
+    extract(photos)
+    whole = STORE.read_bytes()
+    extract(photos, Met())
+    assert STORE.read_bytes() == whole
+
+
 def test_a_photo_that_is_gone_is_named(photos):
     Path(photos[4].image_path).unlink()
     with pytest.raises(InputError, match=r"^photos/NA: gone since the catalog"):

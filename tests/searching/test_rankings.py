@@ -1,4 +1,5 @@
 import re
+from functools import partial
 from unittest import mock
 
 import h5py
@@ -217,7 +218,7 @@ def test_a_store_that_will_be_large_is_told_and_one_too_large_for_the_disk_refus
 ):
     path = tmp_path / "rankings" / "retrieved.h5"
     caplog.set_level("INFO")
-    monkeypatch.setattr(rankings.shutil, "disk_usage", lambda _: mock.Mock(free=free))
+    monkeypatch.setattr(rankings.shutil, "disk_usage", {path.parent: mock.Mock(free=free)}.__getitem__)
     if free < 8 * queries * depth:
         with pytest.raises(InputError, match=re.escape(f"{path}: {told}") + ".*retrieve.depth"):
             rankings.check_room(path, queries, depth)
@@ -247,6 +248,21 @@ def test_a_ranking_that_is_more_than_the_memory_is_told_before_the_search(caplog
         f"set it to {needed}, or lower retrieve.depth"
     )
     assert [record.getMessage() for record in caplog.records] == [told] * (needed > 0)
+
+
+@pytest.mark.parametrize(
+    ("each", "memory", "most", "together"),
+    [
+        (10, 99, 64, 9),
+        (10, 100, 64, 10),
+        (10, 101, 64, 10),
+        (99, 100, 64, 1),
+        (101, 100, 64, 1),
+        (1, 100, 64, 64),
+    ],
+)
+def test_as_many_queries_are_taken_at_a_time_as_fit_but_one_in_any_case(each, memory, most, together):
+    assert rankings.at_once(each, memory, most) == together
 
 
 def test_photos_that_are_known_are_not_held_twice(tmp_path):
@@ -285,3 +301,19 @@ def test_memory_grows_neither_with_the_queries_nor_with_the_index(
 
         assert peak_memory(search_and_write, bound) <= bound
     assert bound < 4 * width * (queries + index) + 8 * queries * length
+
+
+@pytest.mark.parametrize(("queries", "width"), [(1, 512), (8, 1024), (2, 300)])
+def test_of_an_index_in_a_file_half_of_the_memory_is_read_at_a_time(
+    tmp_path, monkeypatch, peak_memory, queries, width
+):
+    """The other half is for the queries."""
+    memory = 1 << 20
+    monkeypatch.setattr(search, "CORES", 2)
+    with h5py.File(tmp_path / "features.h5", "w") as file:
+        data = np.random.default_rng(width).random((1500, width), np.float32)
+        rows = file.create_dataset("rows", data=data)
+        asked, own = rows[:queries] + 1, np.full(queries, rankings.NO_ROW)
+        bound = memory // 2 + queries * rankings.bytes_a_query(width, 10) + 100_000
+        call = partial(rankings.nearest, asked, own, rows, "L1", 10, False, memory)
+        assert peak_memory(call, bound) <= bound

@@ -71,6 +71,10 @@ def test_stages_read_and_write_what_they_declare(tmp_path, monkeypatch):
             written = contents(["."]).keys() - before.keys()
             assert [out for out in stage.outs if not any(path.is_relative_to(out) for path in written)] == []
             places = [*stage.outs, *LASTING]
+            asked = [Path(path) for path in paths if path.endswith(".xxh")]  # there or not
+            assert [
+                path.as_posix() for path in asked if path.as_posix() not in [*stage.deps, *stage.outs]
+            ] == []
             assert [path for path in written if not any(path.is_relative_to(place) for place in places)] == []
             put(stage.outs, box, folder)
             seen.append((stage, read, paths))

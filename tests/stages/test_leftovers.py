@@ -13,11 +13,13 @@ from types import SimpleNamespace
 import pytest
 import yaml
 
-from landmarks import files, tables
+from landmarks import files, hdf5, tables
 from landmarks.asking import Index
 from landmarks.errors import InputError
 from landmarks.searching import features
 from stages import evaluate, extract, rerank, retrieve
+
+from .inprocess import stages
 
 WRITING = """
 import sys, time
@@ -88,6 +90,15 @@ def test_what_a_killed_stage_left_is_removed_and_what_a_running_one_writes_is_no
 
 
 @unix
+@pytest.mark.parametrize("model", ["pretrained", "finetuned", "vlad"])
+def test_what_is_left_beside_any_output_that_is_declared_is_removed(model):
+    leave(*(out for stage in stages(model, "mine") for out in stage.outs))
+    assert len(lying()) > 20
+    files.sweep()
+    assert lying() == []
+
+
+@unix
 @pytest.mark.parametrize("name", ["a.csv", "b.h5", "故宫.json"])
 def test_the_stage_that_writes_the_output_needs_no_sweep(name):
     leave(f"rankings/{name}")
@@ -98,6 +109,22 @@ def test_the_stage_that_writes_the_output_needs_no_sweep(name):
         assert path.read_bytes() == b"new"
     assert [path.name for path in Path("rankings").iterdir()] == [name]
     assert Path("rankings", name).read_bytes() == b"new"
+
+
+@unix
+@pytest.mark.parametrize("write", [files.replacing, files.filling])
+def test_what_is_written_is_held_until_it_has_its_name(monkeypatch, write):
+    def late(call):
+        return lambda path, target: files.sweep() or call(path, target)
+
+    for name in ("replace", "rename"):
+        monkeypatch.setattr(Path, name, late(getattr(Path, name)))
+    for content in ("old", "new"):
+        with write(Path("reports/gallery")) as path:
+            (path / "page" if path.is_dir() else path).write_text(content)
+    made = Path("reports/gallery")
+    assert (made / "page" if made.is_dir() else made).read_text() == "new"
+    assert lying() == []
 
 
 @unix
@@ -133,6 +160,28 @@ def test_a_sweep_that_is_overtaken_by_two_writers_removes_nothing(monkeypatch):
     monkeypatch.setattr(files.fcntl, "flock", late)
     files.sweep()
     assert temporary("rankings/a.h5").read_bytes() == b"second"
+
+
+@unix
+def test_what_users_keep_beside_their_photos_is_no_left_over():
+    leave("data/mine/notes.txt", "data/mine/images.csv")
+    kept = lying()
+    files.sweep()
+    assert kept[-1].endswith("notes.txt.tmp")
+    assert lying() == kept
+
+
+@unix
+@pytest.mark.parametrize("output", ["data/demo/images", "reports/gallery", "features/故宫"])
+def test_a_folder_that_another_one_replaced_is_removed_once_the_other_is_there(output):
+    folder = Path(output)
+    old = folder.with_name(f".{folder.name}.old.tmp")
+    (old / "castle").mkdir(parents=True)
+    files.sweep()
+    assert old.exists()  # which the next run puts back
+    folder.mkdir()
+    files.sweep()
+    assert lying() == []
 
 
 def no_locks(number):
@@ -195,11 +244,13 @@ def test_links_and_pipes_and_what_has_no_output_are_left_alone(tmp_path):
 
 @pytest.fixture
 def described(built, root):
-    """The built repository, in which the queries are the index and nothing is left over; its photos, too."""
+    """The built repository, in which the first of the index are queries, too, and nothing is left over."""
     for name in ("params.yaml", "models", "features", "data"):
         copy = shutil.copytree if (built / name).is_dir() else shutil.copy2
         copy(built / name, root / name)
-    shutil.copy2(root / "features/index.h5", root / "features/test.h5")
+    index, test = (root / "features" / f"{part}.h5" for part in ("index", "test"))
+    with features.opened(index) as store, hdf5.writing(test, features.KIND) as file:
+        features._write(file, store.features[:4], store.photos[:4], store.attributes)
     retrieve.main()
     return root
 
@@ -213,14 +264,15 @@ def partial(part, batch_size):
 
 
 @unix
+@pytest.mark.parametrize(("held", "left"), [("index", "test"), ("test", "index")])
 @pytest.mark.parametrize("stage", [retrieve, rerank])
-def test_a_stage_that_reads_features_removes_what_they_hold_and_nothing_else(described, stage):
+def test_a_stage_that_reads_features_removes_what_they_hold_and_nothing_else(described, stage, held, left):
     options = yaml.safe_load(Path("params.yaml").read_text())
-    partial("index", options["extract"]["batch_size"])
-    partial("test", 64)
+    partial(held, options["extract"]["batch_size"])
+    partial(left, 64)
     stage.main()
-    names = sorted(path.name for path in Path("features").iterdir())
-    assert names == ["index.h5", "test.h5", "test.h5.partial"]
+    names = {path.name for path in Path("features").iterdir()}
+    assert names == {"index.h5", "test.h5", f"{left}.h5.partial"}
 
 
 @unix

@@ -4,6 +4,7 @@ import importlib
 import json
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,10 +12,12 @@ import yaml
 from PIL import Image
 
 from landmarks import hdf5, params
+from landmarks.errors import InputError
 from landmarks.photos import ground_truth
 from landmarks.photos.catalog import Photo
-from landmarks.scoring import gallery
-from landmarks.searching import features, search
+from landmarks.reranking.reranker import Reranker
+from landmarks.scoring import gallery, measures
+from landmarks.searching import features, rankings, search
 
 ROOT = Path(__file__).parents[2]
 QUERIES, INDEX, WIDTH, LANDMARKS = 48, 5000, 16, 25
@@ -110,3 +113,51 @@ def test_a_stage_keeps_to_its_bound_and_writes_the_same_whatever_it_is(peak_memo
     whole = written()
     assert peak_memory(lambda: run(stage, 1, rerank, **values), bound) <= bound
     assert whole == written() != {}
+
+
+@pytest.mark.parametrize(
+    ("stage", "of", "name"),
+    [
+        ("rerank", Reranker, "bytes_a_result"),
+        ("evaluate", measures, "BYTES_A_RESULT"),
+        ("gallery", measures, "BYTES_A_RESULT"),
+    ],
+)
+@pytest.mark.usefixtures("project")
+def test_a_stage_that_cannot_keep_to_its_bound_says_so(monkeypatch, caplog, stage, of, name):
+    monkeypatch.setattr(of, name, 300)  # so that a few results are as many
+    for memory, told in ((1, ["set it to 2, or lower retrieve.depth"]), (2, [])):
+        caplog.clear()
+        run(stage, memory)
+        messages = [record.getMessage() for record in caplog.records]
+        assert [text.split("; ")[1] for text in messages if "retrieve.memory" in text] == told
+
+
+@pytest.mark.parametrize(
+    ("rerank", "shortlist", "memory"),
+    [
+        ("k_reciprocal", 100, 1),
+        ("aqe+k_reciprocal", 200, 6),
+        ("k_reciprocal+two", 300, 13),
+    ],
+)
+@pytest.mark.usefixtures("project")
+def test_a_method_that_cannot_keep_to_the_bound_says_so(monkeypatch, caplog, rerank, shortlist, memory):
+    monkeypatch.setattr(rankings, "write", lambda *_: None)  # as it is told before anything is ranked
+    for more, told in enumerate(([f"set it to {memory + 1}, or lower rerank_options.shortlist"], [])):
+        caplog.clear()
+        run("rerank", memory + more, rerank, rerank_options__shortlist=shortlist)
+        messages = [record.getMessage() for record in caplog.records]
+        assert [text.split("; ")[1] for text in messages if "retrieve.memory" in text] == told
+
+
+@pytest.mark.parametrize(("stage", "path"), [("retrieve", "retrieved"), ("rerank", "reranked")])
+@pytest.mark.usefixtures("project")
+def test_a_stage_whose_rankings_do_not_fit_on_the_disk_is_refused_at_once(monkeypatch, stage, path):
+    monkeypatch.setattr(rankings.shutil, "disk_usage", lambda _: SimpleNamespace(free=10**6))
+    told = f"rankings/{path}.h5: {QUERIES} queries with {INDEX} results each take 0.00192 GB, 0.001 GB of the"
+    with pytest.raises(InputError, match=f"^{told} disk are free; lower retrieve.depth"):
+        run(stage, 256)
+    assert not Path("rankings", f".{path}.h5.tmp").exists()
+    run("retrieve", 256, retrieve__depth=20)
+    run("rerank", 256)

@@ -50,7 +50,9 @@ def places() -> int:
     """
     if sys.platform == "win32" or resource is None:
         return PLACES
-    taken = RESERVE + len(list(Path("/dev/fd").iterdir()))
+    taken = RESERVE
+    with suppress(OSError):  # which is not in every chroot
+        taken += len(list(Path("/dev/fd").iterdir()))
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     allowed, most = (math.inf if limit == resource.RLIM_INFINITY else limit for limit in (soft, hard))
     if allowed < taken + PLACES:

@@ -2,6 +2,7 @@
 
 import asyncio
 import ctypes
+import sys
 from collections import OrderedDict
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -105,8 +106,8 @@ def check(photo: bytes) -> None:
 
 def release() -> None:
     """Give the memory of photos that are done with back to the system; glibc keeps it for more of them."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim:  # not on macOS, nor with musl
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+    if trim:  # not with musl
         trim(0)
 
 

@@ -97,6 +97,17 @@ def test_who_keeps_the_server_waiting_is_told_so_and_goes(impatient, content, an
     assert seconds * 0.9 < taken < seconds + 2
 
 
+@pytest.mark.parametrize("content", [b"", GET[:12], GET, GET + GET[:9]])
+def test_nobody_waits_for_who_has_gone(impatient, monkeypatch, content):
+    expired = []
+    monkeypatch.setattr(connections.Connection, "_expire", lambda gone: expired.append(gone))
+    with connect(impatient, content) as sock:
+        if content.startswith(GET):
+            assert statuses(sock.recv(1 << 16)) == [200]
+    time.sleep(2 * HEAD)
+    assert expired == []
+
+
 def test_who_says_nothing_goes_without_a_word(impatient):
     start = time.monotonic()
     with connect(impatient) as sock:
@@ -171,6 +182,24 @@ def test_a_short_body_that_nobody_wants_costs_no_connection(address, start, stat
             sock.sendall(body + head)
         sock.sendall(body + GET[:-2] + b"Connection: close\r\n\r\n")
         assert statuses(until_closed(sock)) == [status] * 3 + [200]
+
+
+@pytest.mark.parametrize("length", [1, 5000, 1 << 20])
+@pytest.mark.parametrize(
+    ("start", "status"),
+    [
+        (b"POST /healthz", 405),
+        (b"POST /api/answer?top=0", 422),
+        (b"PUT /nowhere", 404),
+        (b"GET /healthz", 200),
+    ],
+)
+def test_who_asks_before_sending_a_body_that_nobody_wants_is_not_told_to_send_it(
+    address, start, status, length
+):
+    head = start + b" HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: %d\r\n" % length
+    with connect(address, head + b"Expect: 100-continue\r\n\r\n") as sock:
+        assert statuses(until_closed(sock)) == [status]
 
 
 def test_a_declared_length_is_judged_before_the_body_is_sent(impatient):

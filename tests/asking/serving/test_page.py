@@ -151,6 +151,16 @@ def test_what_cannot_be_answered_is_explained(open_page, tmp_path):
     open_page.said.clear()
 
 
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [("mine.txt", "text/plain"), ("mine.pdf", "application/pdf"), ("mine", ""), ("mine.mp4", "video/mp4")],
+)
+def test_a_photo_is_answered_whatever_its_name_says(open_page, name, kind):
+    page = open_page()
+    page.set_input_files("#file", {"name": name, "mimeType": kind, "buffer": plain(11)})
+    expect_reds(page, 10, 12, 14, 20, 40)
+
+
 @pytest.mark.parametrize(("scheme", "width"), [("light", 1280), ("dark", 360)])
 def test_axe_finds_nothing_and_nothing_is_wider_than_the_window(open_page, address, scheme, width):
     options = {

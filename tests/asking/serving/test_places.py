@@ -6,17 +6,19 @@ import logging
 import os
 import resource
 import socket
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 
 import pytest
 
 from landmarks.asking.serving import connections, server
+from landmarks.asking.serving.guard import HEADERS
 
-from .conftest import open_index, served
+from .conftest import open_index, plain, served
 from .test_connections import ENDLESS, GET, POST, connect, detail, statuses, until_closed
 
 
@@ -83,7 +85,10 @@ def test_the_oldest_goes_first_and_who_is_answered_stays(plain_root):
         assert detail(until_closed(second)) == connections.FULL
         time.sleep(0.1)
         # The server works for all three, so the next is refused at once, though it has asked already.
-        assert healthy(address)[0] == [503]
+        with connect(address, GET) as fifth:
+            refusal = until_closed(fifth)
+        assert statuses(refusal) == [503]
+        assert all(f"{name}: {value}\r\n".encode() in refusal for name, value in HEADERS.items())
         go_on.set()
         assert [statuses(until_closed(one)) for one in (asking, third, fourth)] == [[200]] * 3
         assert healthy(address)[0] == [200]
@@ -102,12 +107,44 @@ def test_who_was_answered_before_goes_after_those_who_came_later_and_asked_nothi
         assert answered(known)
 
 
+def test_a_photo_that_arrives_slowly_stays_longer_than_who_asks_nothing(plain_root):
+    photo = plain(11)
+    with served(open_index(plain_root), most=4) as address, contextlib.ExitStack() as stack:
+        sending = stack.enter_context(connect(address, POST + b"Content-Length: %d\r\n\r\n" % len(photo)))
+        for byte in range(3):
+            sending.sendall(photo[byte : byte + 1])
+            for _ in range(3):
+                time.sleep(0.03)
+                stack.enter_context(connect(address))
+        sending.sendall(photo[3:])
+        assert sending.recv(1 << 16).startswith(b"HTTP/1.1 200 ")
+
+
+def test_who_does_not_take_the_answers_makes_room_at_once(plain_root):
+    many = GET.replace(b"/healthz", b"/page.js") * 1000
+    with served(open_index(plain_root), most=1) as address, connect(address, many) as slow:
+        for _ in range(100):  # until the system holds no more of the answers
+            time.sleep(0.1)
+            if healthy(address)[0] == [200]:
+                break
+        assert healthy(address)[0] == [200]
+        assert b" 503 " not in until_closed(slow)  # which would come after half an answer
+
+
 def test_two_hundred_at_a_time_are_answered_though_there_are_ten_places(plain_root):
     with served(open_index(plain_root), most=10) as address, ThreadPoolExecutor(50) as pool:
         # In a crowd that asks at once, some may be ended who have not got to ask yet; none may wait.
         answers = list(pool.map(lambda _: healthy(address), range(200)))
         assert all(status in ([200], [503], []) for status, _ in answers)
         assert max(seconds for _, seconds in answers) < 5
+        assert healthy(address)[0] == [200]
+
+
+def test_uvloop_which_does_not_accept_by_the_listener_is_not_taken_where_it_is_installed(
+    plain_root, monkeypatch
+):
+    monkeypatch.setitem(sys.modules, "uvloop", ModuleType("uvloop"))  # of which nothing can be had
+    with served(open_index(plain_root)) as address:
         assert healthy(address)[0] == [200]
 
 
