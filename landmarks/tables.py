@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from xxhash import xxh3_128
 
-from landmarks.errors import InputError
+from landmarks.errors import InputError, run
 from landmarks.files import damaged, replacing, unreadable
 
 if TYPE_CHECKING:
@@ -138,6 +138,15 @@ def _fault(path: Path, headers: Sequence[Sequence[str]], filled: int, wrong: str
     return InputError(f"{path}: not a CSV file in UTF-8 (its quotes do not enclose whole values)")
 
 
+def main() -> None:
+    """Write the checksums of the tables that are named."""
+    for path in map(Path, sys.argv[1:]):
+        try:
+            content = path.read_bytes()
+        except OSError as error:
+            raise unreadable(path, error) from None
+        write_checksum(path, content)
+
+
 if __name__ == "__main__":
-    for name in sys.argv[1:]:
-        write_checksum(Path(name), Path(name).read_bytes())
+    run(main)

@@ -311,3 +311,15 @@ def test_no_checksum_of_an_older_table_stands_beside_a_newer_one(monkeypatch, fu
         write_table()
     assert checksum.exists() == (full == ".test.csv.tmp") == (path.read_bytes() == before)
     assert sorted(Path("splits").iterdir()) == sorted({path, *[checksum][: checksum.exists()]})
+
+
+def test_who_edits_a_table_writes_its_checksum_anew(monkeypatch):
+    path, _ = write_table()
+    path.write_bytes(path.read_bytes() + b"data/mine/more.jpg,more\n")
+    monkeypatch.setattr(sys, "argv", ["tables", path.as_posix()])
+    tables.main()
+    assert len(tables.read(path, ("path", "class"))) == len(TABLE) + 1
+    monkeypatch.setattr(sys, "argv", ["tables", "gone.csv"])
+    with pytest.raises(InputError, match=r"^gone\.csv: no such file"):
+        tables.main()
+    assert not Path("gone.csv.xxh").exists()
